@@ -1,0 +1,1 @@
+"""The only package that names a TransformerLens class or a hook name."""
