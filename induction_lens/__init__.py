@@ -1,3 +1,44 @@
 """Does this transformer have induction heads, and does its in-context learning depend on them?"""
 
+from induction_lens.ablation import AblationStudy, ablate, ablate_each_head, control_sets
+from induction_lens.detectors import DETECTORS, score_heads, target_mask
+from induction_lens.heads import Head, HeadScores, ScoreTable
+from induction_lens.knockout import METHODS, knocked_out
+from induction_lens.loading import load, zoo
+from induction_lens.metrics import Estimate, icl_score, per_token_loss
+from induction_lens.models import InterventionError, ordinary_ids
+from induction_lens.tokens import repeated_random_tokens, shuffled, text_tokens
+from induction_lens.toy import ToyConfig, build_toy
+from induction_lens.train import TrainingRun, train
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "DETECTORS",
+    "METHODS",
+    "AblationStudy",
+    "Estimate",
+    "Head",
+    "HeadScores",
+    "InterventionError",
+    "ScoreTable",
+    "ToyConfig",
+    "TrainingRun",
+    "__version__",
+    "ablate",
+    "ablate_each_head",
+    "build_toy",
+    "control_sets",
+    "icl_score",
+    "knocked_out",
+    "load",
+    "ordinary_ids",
+    "per_token_loss",
+    "repeated_random_tokens",
+    "score_heads",
+    "shuffled",
+    "target_mask",
+    "text_tokens",
+    "train",
+    "zoo",
+]

@@ -1,1 +1,83 @@
-"""The only package that names a TransformerLens class or a hook name."""
+"""The seam to TransformerLens: the only package that names its classes and hook points.
+
+Everything above works on the `Model` protocol, so that `HookedTransformer` and `TransformerBridge`
+need no second copy of any module.
+"""
+
+from induction_lens.models.describe import (
+    ModelShape,
+    batch_size_for,
+    bos_id,
+    centres,
+    check_tokens,
+    class_name,
+    device_of,
+    embedding,
+    first_nan_layer,
+    model_name,
+    norm_weight,
+    ordinary_ids,
+    output_weights,
+    shape,
+    tokenizer_of,
+    unembedding,
+    value_weights,
+    weights_hash,
+)
+from induction_lens.models.hooks import (
+    FINAL_SCALE,
+    HookFunction,
+    InterventionError,
+    Model,
+    Site,
+    before_forward,
+    hook_name,
+    hook_points,
+    installed,
+    prove_writes_land,
+    running,
+)
+from induction_lens.models.native import (
+    HAS_HOOKED_TRANSFORMER,
+    new_transformer,
+    toy_weights,
+)
+from induction_lens.models.pretrained import best_device, is_model, load_pretrained
+
+__all__ = [
+    "FINAL_SCALE",
+    "HAS_HOOKED_TRANSFORMER",
+    "HookFunction",
+    "InterventionError",
+    "Model",
+    "ModelShape",
+    "Site",
+    "batch_size_for",
+    "before_forward",
+    "best_device",
+    "bos_id",
+    "centres",
+    "check_tokens",
+    "class_name",
+    "device_of",
+    "embedding",
+    "first_nan_layer",
+    "hook_name",
+    "hook_points",
+    "installed",
+    "is_model",
+    "load_pretrained",
+    "model_name",
+    "new_transformer",
+    "norm_weight",
+    "ordinary_ids",
+    "output_weights",
+    "prove_writes_land",
+    "running",
+    "shape",
+    "tokenizer_of",
+    "toy_weights",
+    "unembedding",
+    "value_weights",
+    "weights_hash",
+]

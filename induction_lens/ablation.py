@@ -1,0 +1,382 @@
+"""What knocking heads out does to in-context learning.
+
+1. The loss of every token is measured clean.
+2. It is measured again with the heads knocked out together (see `knockout` for the methods).
+3. The effect is the ICL score ablated minus clean, paired by sequence, with a bootstrap interval:
+   positive where in-context learning is weaker without the heads.
+4. The same is done to control sets: random sets with as many heads in each layer, disjoint from the
+   tested set. The tested set's rank among them says whether the effect is special to it.
+
+A single-position ICL score is noisy (its standard error is about 0.1 nats over 400 sequences);
+pairing removes most of that from the effect, a `window` more of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, product
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from induction_lens.heads import Head, HeadLike, HeadScores, parse_heads
+from induction_lens.knockout import (
+    Knockout,
+    Method,
+    by_layer,
+    check_method,
+    keep_outputs,
+)
+from induction_lens.metrics import (
+    Estimate,
+    batch_loss,
+    batches,
+    bootstrap_mean,
+    icl_per_sequence,
+    icl_score,
+    per_token_loss,
+)
+from induction_lens.models import (
+    Model,
+    batch_size_for,
+    check_tokens,
+    device_of,
+    installed,
+    prove_writes_land,
+    running,
+    shape,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Control:
+    """A random set of heads, knocked out for comparison."""
+
+    heads: tuple[Head, ...]
+    """The heads."""
+    effect: Estimate
+    """Its effect on the ICL score, in nats."""
+
+
+@dataclass(frozen=True)
+class AblationStudy:
+    """In-context learning with and without a set of heads, and with and without control sets."""
+
+    heads: tuple[Head, ...]
+    """The heads that were knocked out together."""
+    method: Method
+    """How."""
+    early: int
+    """Position of the early token of the ICL score."""
+    late: int
+    """Position of the late token."""
+    window: int
+    """Positions averaged on each side of both; 0 is the paper's definition."""
+    clean: Estimate
+    """ICL score of the whole model, in nats."""
+    ablated: Estimate
+    """ICL score without the heads, in nats."""
+    effect: Estimate
+    """`ablated - clean`, paired by sequence, in nats: positive where ICL is weaker without them."""
+    controls: tuple[Control, ...]
+    """Control sets, largest effect first."""
+    rank: int | None
+    """Where the tested set falls among itself and its controls: 1 weakens ICL most. None where
+    there are no controls."""
+    clean_losses: Float[Tensor, "batch pos"]
+    """Loss of every token of the whole model, in nats."""
+    ablated_losses: Float[Tensor, "batch pos"]
+    """Loss of every token without the heads, in nats."""
+    control_heads: tuple[tuple[Head, ...], ...]
+    """The control sets, in the order of `control_losses`."""
+    control_losses: Float[Tensor, "control batch pos"]
+    """Loss of every token without each control set, in nats."""
+
+    def at(
+        self, *, early: int | None = None, late: int | None = None, window: int | None = None
+    ) -> AblationStudy:
+        """The same study with the ICL score taken at other positions; the model is not run again.
+
+        Raises:
+            ValueError: if the positions lie outside the sequences.
+        """
+        chosen = (
+            self.early if early is None else early,
+            self.late if late is None else late,
+            self.window if window is None else window,
+        )
+        losses = (self.clean_losses, self.ablated_losses, self.control_losses)
+        return dataclasses.replace(self, **_at_positions(chosen, losses, self.control_heads))
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for `clean`, `ablated` and `effect`, and one for each control's effect."""
+        import pandas as pd
+
+        named = " ".join(map(str, self.heads))
+        rows = [("clean", "", self.clean), ("ablated", named, self.ablated)]
+        rows += [("effect", named, self.effect)]
+        rows += [("control", " ".join(map(str, c.heads)), c.effect) for c in self.controls]
+        return pd.DataFrame(
+            [
+                {"what": what, "heads": heads, **dataclasses.asdict(estimate)}
+                for what, heads, estimate in rows
+            ]
+        )
+
+    def _repr_html_(self) -> str:
+        return self.to_frame().round(3).to_html(index=False)
+
+
+def n_possible_controls(model: Model, heads: Iterable[HeadLike] | HeadLike) -> int:
+    """How many sets there are with as many heads in each layer, disjoint from these heads."""
+    sizes = shape(model)
+    grouped = by_layer(parse_heads(heads, n_layers=sizes.n_layers, n_heads=sizes.n_heads))
+    return math.prod(math.comb(sizes.n_heads - len(h), len(h)) for h in grouped.values())
+
+
+def control_sets(
+    model: Model, heads: Iterable[HeadLike] | HeadLike, *, n: int = 20, seed: int = 0
+) -> list[tuple[Head, ...]]:
+    """Random sets with as many heads in each layer as `heads`, disjoint from it, no set twice.
+
+    All there are, where there are fewer than `n`.
+
+    Raises:
+        ValueError: if a layer has too few other heads for even one such set.
+    """
+    sizes = shape(model)
+    parsed = parse_heads(heads, n_layers=sizes.n_layers, n_heads=sizes.n_heads)
+    possible = n_possible_controls(model, parsed)
+    if possible == 0:
+        raise ValueError(
+            f"expected in every layer at least as many other heads as in the set, got "
+            f"{' '.join(map(str, parsed))} out of {sizes.n_heads} heads per layer; test fewer "
+            "heads at once, or pass n_controls=0"
+        )
+    spare = {
+        layer: [Head(layer, h) for h in range(sizes.n_heads) if h not in taken]
+        for layer, taken in by_layer(parsed).items()
+    }
+    counts = {layer: len(taken) for layer, taken in by_layer(parsed).items()}
+    if possible <= n:
+        per_layer = [list(combinations(spare[layer], counts[layer])) for layer in spare]
+        return [tuple(sum(chosen, ())) for chosen in product(*per_layer)]
+    generator = torch.Generator().manual_seed(seed)
+    sets: dict[tuple[Head, ...], None] = {}  # a dictionary keeps the order of the draws
+    while len(sets) < n:
+        drawn: list[Head] = []
+        for layer, heads_left in spare.items():
+            order = torch.randperm(len(heads_left), generator=generator)[: counts[layer]]
+            drawn += [heads_left[i] for i in sorted(order.tolist())]
+        sets[tuple(drawn)] = None
+    return list(sets)
+
+
+def ablate(
+    model: Model,
+    heads: Iterable[HeadLike] | HeadLike,
+    tokens: Int[Tensor, "batch pos"],
+    *,
+    method: Method = "mean",
+    reference: Int[Tensor, "batch pos"] | None = None,
+    per_position: bool = False,
+    n_controls: int = 20,
+    seed: int = 0,
+    early: int = 50,
+    late: int = 500,
+    window: int = 0,
+    batch_size: int | None = None,
+    progress: bool = False,
+) -> AblationStudy:
+    """Knock a set of heads out together, and compare with random sets of the same shape.
+
+    Args:
+        model: a hooked model.
+        heads: the heads to knock out.
+        tokens: sequences to measure on, BOS at position 0.
+        method: `zero`, `mean`, `resample` or `pattern-preserving`.
+        reference: what `mean` and `resample` take outputs from; None takes `tokens`.
+        per_position: for `mean`, a mean for each position instead of one over all.
+        n_controls: control sets: this many, or all there are where a small model has fewer.
+        seed: seed of the controls, of `resample` and of the bootstrap.
+        early: position of the early token of the ICL score.
+        late: position of the late token.
+        window: positions averaged on each side of both; 0 is the paper's definition.
+        batch_size: sequences per forward pass; None chooses by a memory budget.
+        progress: show progress bars.
+
+    Raises:
+        ValueError: for an unknown method or head, positions outside the sequences, or controls
+            that cannot exist.
+        InterventionError: if the model drops the writes.
+    """
+    sizes = shape(model)
+    parsed = parse_heads(heads, n_layers=sizes.n_layers, n_heads=sizes.n_heads)
+    controls = control_sets(model, parsed, n=n_controls, seed=seed) if n_controls else []
+    sets: list[tuple[Head, ...]] = [tuple(parsed), *controls]
+    icl_per_sequence(torch.zeros(1, tokens.shape[1]), early, late, window=window)  # fail early
+    clean = per_token_loss(model, tokens, batch_size=batch_size, progress=progress)
+    runner = _Runner(
+        model, sets, tokens, method, reference, per_position, seed, batch_size, progress
+    )
+    losses = torch.stack(list(runner.losses()))
+    measured = (clean, losses[0], losses[1:])
+    return AblationStudy(
+        heads=tuple(parsed),
+        method=method,
+        clean_losses=clean,
+        ablated_losses=losses[0],
+        control_losses=losses[1:],
+        control_heads=tuple(controls),
+        **_at_positions((early, late, window), measured, controls),
+    )
+
+
+def ablate_each_head(
+    model: Model,
+    tokens: Int[Tensor, "batch pos"],
+    *,
+    method: Method = "mean",
+    reference: Int[Tensor, "batch pos"] | None = None,
+    per_position: bool = False,
+    seed: int = 0,
+    early: int = 50,
+    late: int = 500,
+    window: int = 0,
+    batch_size: int | None = None,
+    progress: bool = False,
+) -> HeadScores:
+    """The effect of knocking out each head alone on the ICL score, in nats, paired by sequence.
+
+    Positive where in-context learning is weaker without the head. `sem` is the standard error over
+    sequences. The arguments are those of `ablate`.
+
+    Raises:
+        ValueError: for an unknown method, or positions outside the sequences.
+        InterventionError: if the model drops the writes.
+    """
+    sizes = shape(model)
+    sets = [(Head(n, h),) for n in range(sizes.n_layers) for h in range(sizes.n_heads)]
+    icl_per_sequence(torch.zeros(1, tokens.shape[1]), early, late, window=window)  # fail early
+    losses = per_token_loss(model, tokens, batch_size=batch_size, progress=progress)
+    clean = icl_per_sequence(losses, early, late, window=window)
+    runner = _Runner(
+        model, sets, tokens, method, reference, per_position, seed, batch_size, progress
+    )
+    effects = torch.stack(
+        [icl_per_sequence(alone, early, late, window=window) - clean for alone in runner.losses()]
+    )
+    n = len(tokens)
+    sem = effects.std(1) / math.sqrt(n) if n > 1 else torch.full((len(sets),), math.nan)
+    return HeadScores(
+        name=f"effect of {method} ablation on the ICL score",
+        values=effects.mean(1).view(sizes.n_layers, sizes.n_heads),
+        unit="nats",
+        sem=sem.view(sizes.n_layers, sizes.n_heads),
+    )
+
+
+@dataclass(frozen=True)
+class _Runner:
+    """Losses with each of several sets of heads knocked out; outputs are kept once for all."""
+
+    model: Model
+    sets: Sequence[tuple[Head, ...]]
+    tokens: Tensor
+    method: Method
+    reference: Tensor | None
+    per_position: bool
+    seed: int
+    batch_size: int | None
+    progress: bool
+
+    def losses(self) -> Iterator[Float[Tensor, "batch pos"]]:
+        check_method(self.method)
+        check_tokens(self.model, self.tokens)
+        everything = by_layer({head for heads in self.sets for head in heads})
+        sizes = shape(self.model)
+        prove_writes_land(self.model, list(everything), vocabulary=sizes.d_vocab)
+        outputs = self._outputs(everything)
+        for index, heads in enumerate(self.sets):
+            knockout = Knockout(
+                self.model,
+                heads,
+                self.method,
+                outputs=_of_heads(outputs, everything, by_layer(heads)),
+                per_position=self.per_position,
+                seed=self.seed,
+            )
+            yield self._run(knockout, f"knock-out {index + 1} of {len(self.sets)}")
+
+    def _outputs(self, heads: Mapping[int, list[int]]) -> dict[int, Tensor]:
+        if self.method not in ("mean", "resample"):
+            return {}
+        reference = self.tokens if self.reference is None else self.reference
+        title = "head outputs" if self.progress else None
+        return keep_outputs(
+            self.model, heads, reference, batch_size=self.batch_size, progress=title
+        )
+
+    def _run(self, knockout: Knockout, title: str) -> Float[Tensor, "batch pos"]:
+        losses = torch.full(self.tokens.shape, math.nan)
+        size = self.batch_size or batch_size_for(self.model, self.tokens.shape[1])
+        label = title if self.progress else None
+        with running(self.model):
+            for rows in batches(len(self.tokens), size, progress=label):
+                batch = self.tokens[rows].to(device_of(self.model))
+                if knockout.freezes:
+                    knockout.freeze(batch)
+                with installed(self.model, knockout.hooks(rows)):
+                    losses[rows, 1:] = batch_loss(self.model, batch).cpu()
+        return losses
+
+
+def _of_heads(
+    outputs: Mapping[int, Tensor], kept: Mapping[int, list[int]], heads: Mapping[int, list[int]]
+) -> dict[int, Tensor]:
+    """The outputs of some of the heads that were kept."""
+    return {
+        layer: outputs[layer][:, :, [kept[layer].index(head) for head in chosen]]
+        for layer, chosen in heads.items()
+        if layer in outputs
+    }
+
+
+def _at_positions(
+    positions: tuple[int, int, int],
+    losses: tuple[Tensor, Tensor, Tensor],
+    controls: Sequence[tuple[Head, ...]],
+) -> dict[str, object]:
+    """The fields of a study that depend on where the ICL score is taken."""
+    early, late, window = positions
+    clean, ablated, by_control = losses
+    before = icl_per_sequence(clean, early, late, window=window)
+
+    def effect(after: Tensor) -> Estimate:
+        return bootstrap_mean(icl_per_sequence(after, early, late, window=window) - before)
+
+    tested = effect(ablated)
+    measured = [
+        Control(tuple(heads), effect(after))
+        for heads, after in zip(controls, by_control, strict=True)
+    ]
+    measured.sort(key=lambda control: control.effect.value, reverse=True)
+    stronger = sum(control.effect.value >= tested.value for control in measured)
+    return {
+        "early": early,
+        "late": late,
+        "window": window,
+        "clean": icl_score(clean, early, late, window=window),
+        "ablated": icl_score(ablated, early, late, window=window),
+        "effect": tested,
+        "controls": tuple(measured),
+        "rank": 1 + stronger if measured else None,
+    }

@@ -1,0 +1,158 @@
+"""Copying: whether a head raises the logits of the tokens that it attends to.
+
+From activations (Olsson et al. 2022, "Head activation evaluators"):
+
+1. For every source position, the head's value vector goes through `W_O`, the final norm and `W_U`:
+   the head's direct contribution to the logits. Paths through later layers are left out. The final
+   norm's scale is the one measured at the query.
+2. The contribution is centred over the vocabulary, and its negative part is dropped.
+3. `f` is the share of this positive mass, among the distinct tokens of the sample, that falls on
+   the attended token, weighted by attention. BOS does not count as a source.
+4. `f` is rescaled to [-1, 1], so that 0 is no preference: with `m` distinct tokens, chance is
+   `c = 1/m`, and the score is `(f - c) / (1 - c)` above chance, `(f - c) / c` below.
+
+From weights (Elhage et al. 2021, "Copying / primitive ICL"): the eigenvalues of `W_E W_OV W_U`,
+found as those of the small matrix `W_O W_U W_E W_V`; the score is the sum of their real parts over
+the sum of their magnitudes, in [-1, 1]. Norms enter by their weights and centring, not their scale.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from induction_lens.detectors.measure import ratio_and_error
+from induction_lens.heads import HeadScores
+from induction_lens.models import (
+    FINAL_SCALE,
+    HookFunction,
+    Model,
+    embedding,
+    hook_name,
+    output_weights,
+    shape,
+    unembedding,
+    value_weights,
+)
+
+
+class CopyingMass:
+    """Reduces every layer to the positive logit mass on attended and on all sample tokens."""
+
+    def __init__(self, model: Model, tokens: Int[Tensor, "batch pos"]) -> None:
+        """Measure copying on these tokens, BOS at position 0."""
+        self._model = model
+        self._shape = shape(model)
+        W_U = unembedding(model).float()
+        self._W_U = W_U - W_U.mean(dim=1, keepdim=True)
+        sizes = (self._shape.n_layers, self._shape.n_heads, len(tokens))
+        self._attended = torch.zeros(sizes, dtype=torch.float64)
+        self._all = torch.zeros(sizes, dtype=torch.float64)
+        self._distinct = torch.zeros(len(tokens), dtype=torch.float64)
+        self._pending: list[tuple[Tensor, Tensor]] = []
+        self._scale = torch.empty(0)
+
+    def hooks(
+        self, tokens: Int[Tensor, "batch pos"], rows: slice
+    ) -> list[tuple[str, HookFunction]]:
+        """Hooks on each layer's values and pattern, and on the final norm's scale."""
+        sample, kept, source = _distinct_tokens(tokens[:, 1:])
+        self._distinct[rows] = kept.sum(-1).double().cpu()
+        # [batch d_model token]: only the logits of the sample's tokens are computed
+        self._readout = self._W_U[:, sample].transpose(0, 1) * kept[:, None, :]
+        self._source = source
+        self._pending = []
+        hooks: list[tuple[str, HookFunction]] = [(FINAL_SCALE, self._keep_scale)]
+        for layer in range(self._shape.n_layers):
+            on_value, on_pattern = self._layer_hooks(layer)
+            hooks += [(hook_name("v", layer), on_value), (hook_name("pattern", layer), on_pattern)]
+        return hooks
+
+    def _keep_scale(self, scale: Float[Tensor, "batch pos 1"]) -> None:
+        self._scale = scale.detach().float()[..., 0]
+
+    def _layer_hooks(self, layer: int) -> tuple[HookFunction, HookFunction]:
+        masses: list[tuple[Tensor, Tensor]] = []
+
+        def on_value(value: Float[Tensor, "batch pos kv_head d_head"]) -> None:
+            masses.append(self._positive_mass(layer, value.detach().float()))
+
+        def on_pattern(pattern: Float[Tensor, "batch head query_pos key_pos"]) -> None:
+            own, total = masses.pop()
+            by_source = pattern.detach().float()[:, :, 1:, 1:]
+            at_query = [torch.einsum("bhqk,bhk->bhq", by_source, mass) for mass in (own, total)]
+            self._pending.append((at_query[0], at_query[1]))
+
+        return on_value, on_pattern
+
+    def _positive_mass(
+        self, layer: int, value: Float[Tensor, "batch pos kv_head d_head"]
+    ) -> tuple[Float[Tensor, "batch head key_pos"], Float[Tensor, "batch head key_pos"]]:
+        """Positive logit mass of each source position: on its own token, and on all tokens."""
+        groups = self._shape.n_heads // value.shape[2]
+        value = value[:, 1:].repeat_interleave(groups, dim=2)
+        W_O = output_weights(self._model, layer).float()
+        to_logits = torch.einsum("hed,bdm->bhem", W_O, self._readout)
+        raised = torch.einsum("bkhe,bhem->bhkm", value, to_logits).relu()
+        index = self._source[:, None, :, None].expand(-1, raised.shape[1], -1, 1)
+        return raised.gather(-1, index)[..., 0], raised.sum(-1)
+
+    def finish(self, rows: slice) -> None:
+        """Divide by the final norm's scale at each query, and sum over queries."""
+        for layer, (own, total) in enumerate(self._pending):
+            for mass, store in ((own, self._attended), (total, self._all)):
+                scaled = mass / self._scale[:, None, 1:]
+                store[layer, :, rows] = scaled.sum(-1).T.double().cpu()
+
+    def scores(self) -> HeadScores:
+        """The copying score of every head."""
+        share, sem = ratio_and_error(self._attended, self._all)
+        chance = float((1 / self._distinct).mean())
+        above = (share - chance) / max(1 - chance, 1e-12)
+        below = (share - chance) / chance
+        empty = self._all.sum(-1) == 0  # attends to nothing but BOS, or never raises a logit
+        values = torch.where(share >= chance, above, below).masked_fill(empty, 0.0)
+        slope = torch.where(share >= chance, 1 / max(1 - chance, 1e-12), 1 / chance)
+        return HeadScores(
+            name="copying",
+            values=values.float(),
+            unit="copying",
+            ceiling=1.0,
+            uniform=0.0,
+            sem=(sem * slope).float(),
+        )
+
+
+def _distinct_tokens(
+    tokens: Int[Tensor, "batch key_pos"],
+) -> tuple[Int[Tensor, "batch token"], Float[Tensor, "batch token"], Int[Tensor, "batch key_pos"]]:
+    """Each row's distinct tokens, padded; 1 where not padding; each position's index in them."""
+    rows = [torch.unique(row, return_inverse=True) for row in tokens]
+    most = max(len(distinct) for distinct, _ in rows)
+    sample = tokens.new_zeros(len(rows), most)
+    kept = torch.zeros(len(rows), most, device=tokens.device)
+    for i, (distinct, _) in enumerate(rows):
+        sample[i, : len(distinct)] = distinct
+        kept[i, : len(distinct)] = 1.0
+    return sample, kept, torch.stack([inverse for _, inverse in rows])
+
+
+def copying_from_weights(model: Model) -> HeadScores:
+    """The eigenvalue copying score of every head, in [-1, 1] (Elhage et al. 2021).
+
+    No forward pass is made. The embedding is taken as it is: what a first MLP layer does to it, in
+    models that have one, is left out.
+    """
+    sizes = shape(model)
+    # d_model x d_model once, rather than d_vocab wide for every head
+    token_overlap = unembedding(model).float() @ embedding(model).float()
+    values = torch.zeros(sizes.n_layers, sizes.n_heads)
+    for layer in range(sizes.n_layers):
+        W_O = output_weights(model, layer).float()
+        circuits = W_O @ token_overlap @ value_weights(model, layer).float()
+        eigenvalues = torch.linalg.eigvals(circuits.cpu())
+        magnitude = eigenvalues.abs().sum(-1)
+        ratio = eigenvalues.real.sum(-1) / magnitude.where(magnitude > 0, 1.0)
+        values[layer] = ratio
+    return HeadScores(name="copying_weights", values=values, unit="copying", ceiling=1.0)

@@ -1,0 +1,76 @@
+"""One forward pass for any number of measures.
+
+A measure names the hooks that it needs for a batch and reduces activations inside them, so nothing
+of the size of an attention pattern outlives its layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from induction_lens.metrics import batches
+from induction_lens.models import (
+    HookFunction,
+    Model,
+    batch_size_for,
+    check_tokens,
+    device_of,
+    installed,
+    running,
+)
+
+
+class Measure(Protocol):
+    """Something that is read off the activations of a forward pass."""
+
+    def hooks(
+        self, tokens: Int[Tensor, "batch pos"], rows: slice
+    ) -> list[tuple[str, HookFunction]]:
+        """Hooks for one batch: these rows of the whole."""
+        ...
+
+    def finish(self, rows: slice) -> None:
+        """Called after the batch's forward pass."""
+        ...
+
+
+def measure(
+    model: Model,
+    tokens: Int[Tensor, "batch pos"],
+    measures: Sequence[Measure],
+    *,
+    batch_size: int | None = None,
+    progress: str | None = None,
+) -> None:
+    """Run the model once over the tokens, and let every measure look."""
+    check_tokens(model, tokens)
+    batch_size = batch_size or batch_size_for(model, tokens.shape[1])
+    with running(model):
+        for rows in batches(len(tokens), batch_size, progress=progress):
+            batch = tokens[rows].to(device_of(model))
+            hooks = [hook for taken in measures for hook in taken.hooks(batch, rows)]
+            with installed(model, hooks):
+                model(batch)
+            for taken in measures:
+                taken.finish(rows)
+
+
+def ratio_and_error(
+    part: Float[Tensor, "layer head batch"], whole: Float[Tensor, "*batch_or_head batch"]
+) -> tuple[Float[Tensor, "layer head"], Float[Tensor, "layer head"]]:
+    """`sum(part) / sum(whole)` over sequences, and its standard error (ratio estimator).
+
+    Zero where the whole is zero: a head that attends to nothing but BOS scores 0, not NaN.
+    """
+    whole = whole.expand_as(part)
+    total = whole.sum(-1)
+    safe = total.where(total > 0, 1.0)
+    ratio = part.sum(-1) / safe
+    n = part.shape[-1]
+    residual = part - ratio[..., None] * whole
+    variance = residual.square().sum(-1) * (n / max(n - 1, 1))
+    return ratio, variance.sqrt() / safe

@@ -1,0 +1,103 @@
+"""Scoring every head of a model with every detector."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from jaxtyping import Int
+from torch import Tensor
+
+from induction_lens.detectors.attention import AttentionDetector, TargetMass
+from induction_lens.detectors.copying import CopyingMass, copying_from_weights
+from induction_lens.detectors.measure import Measure, measure
+from induction_lens.heads import HeadScores, ScoreTable
+from induction_lens.models import Model
+from induction_lens.tokens import repeated_random_tokens, shuffled
+
+Detector = Literal["previous_token", "induction", "duplicate_token", "copying", "copying_weights"]
+DETECTORS: tuple[Detector, ...] = get_args(Detector)
+
+
+def score_heads(
+    model: Model,
+    *,
+    tokens: Int[Tensor, "batch pos"] | None = None,
+    text: Int[Tensor, "batch pos"] | None = None,
+    detectors: Sequence[Detector] | None = None,
+    shuffled_null: bool = True,
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: bool = False,
+) -> ScoreTable:
+    """Score every head with every detector.
+
+    One forward pass over `tokens` serves all detectors. A second one, over the same tokens in
+    random order, finds what each head scores by position alone.
+
+    Args:
+        model: a hooked model.
+        tokens: what to score on, BOS at position 0; None draws repeated random tokens.
+        text: where given, `previous_token` is scored on this instead, as in the paper.
+        detectors: which detectors; None takes all of `DETECTORS`.
+        shuffled_null: whether to run the shuffled tokens, for `induction` and `duplicate_token`:
+            the attention of a head that knows nothing of the tokens, at the same positions. (It
+            means nothing for `previous_token`, which is about position.)
+        seed: seed of the random tokens and of the shuffle.
+        batch_size: sequences per forward pass; None chooses by a memory budget.
+        progress: show progress bars.
+
+    Raises:
+        ValueError: for an unknown detector, or tokens that the model cannot read.
+    """
+    names = _checked(DETECTORS if detectors is None else detectors)
+    if tokens is None:
+        tokens = repeated_random_tokens(model, seed=seed)
+    on_text = text is not None and "previous_token" in names
+    by_attention: list[AttentionDetector] = [
+        name
+        for name in names
+        if name in ("induction", "duplicate_token") or (name == "previous_token" and not on_text)
+    ]
+
+    def run(sequences: Tensor, measures: Sequence[Measure], title: str) -> None:
+        if measures:
+            label = title if progress else None
+            measure(model, sequences, measures, batch_size=batch_size, progress=label)
+
+    mass = TargetMass(model, tokens, by_attention) if by_attention else None
+    copying = CopyingMass(model, tokens) if "copying" in names else None
+    run(tokens, [m for m in (mass, copying) if m is not None], "heads on tokens")
+    by_content: list[AttentionDetector] = [n for n in by_attention if n != "previous_token"]
+    null = TargetMass(model, tokens, by_content) if shuffled_null and by_content else None
+    if null is not None:
+        run(shuffled(tokens, seed=seed + 1), [null], "heads on shuffled tokens")
+
+    def scores(name: Detector) -> HeadScores:
+        if name == "copying_weights":
+            return copying_from_weights(model)
+        if name == "copying":
+            assert copying is not None
+            return copying.scores()
+        if name == "previous_token" and text is not None:
+            previous = TargetMass(model, text, ["previous_token"])
+            run(text, [previous], "heads on text")
+            return previous.scores("previous_token", null=None)
+        assert mass is not None
+        return mass.scores(name, null=null if name in by_content else None)
+
+    return ScoreTable({name: scores(name) for name in names})
+
+
+def _checked(detectors: Sequence[Detector]) -> Sequence[Detector]:
+    if not detectors:
+        raise ValueError(f"expected at least one of {', '.join(DETECTORS)}, got none")
+    for name in detectors:
+        if name not in DETECTORS:
+            close = difflib.get_close_matches(name, DETECTORS, n=1, cutoff=0.0)
+            raise ValueError(
+                f"expected a detector out of {', '.join(DETECTORS)}, got {name!r}; "
+                f"did you mean {close[0]!r}?"
+            )
+    return detectors

@@ -1,0 +1,307 @@
+"""Knocking heads out: what is written at a head's output `z` in the place of what it computed.
+
+Four methods, each a small function that prepares, for every layer, a replacement of `z`:
+
+- **zero**: zeros.
+- **mean**: the head's mean output over a reference set, over all positions or per position.
+- **resample**: the head's output on another sequence of the reference set, at the same position.
+- **pattern-preserving** (Olsson et al. 2022, "Argument 3"): a first run keeps every head's
+  attention pattern; in the second, all patterns are frozen to the first run's and the chosen heads
+  put out zero. So only what the heads write to the residual stream is cut, not its effect on the
+  attention of later heads. It is computed from the frozen pattern and the live values, and written
+  at `z`, because some bridges ignore writes to the pattern.
+
+Writes go to `z` of query heads, [batch pos head d_head], so grouped-query models need no case of
+their own. Before anything runs, every layer is shown to pass such a write on.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from induction_lens.heads import Head, HeadLike, parse_heads
+from induction_lens.metrics import batches
+from induction_lens.models import (
+    HookFunction,
+    InterventionError,
+    Model,
+    batch_size_for,
+    before_forward,
+    check_tokens,
+    device_of,
+    hook_name,
+    installed,
+    prove_writes_land,
+    running,
+    shape,
+)
+
+Method = Literal["zero", "mean", "resample", "pattern-preserving"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+Z = Float[Tensor, "batch pos head d_head"]
+# (layer, z of the chosen heads, rows of the whole set that are in this batch) -> their replacement
+Replacement = Callable[[int, Tensor, slice], Tensor]
+ByLayer = Mapping[int, list[int]]
+
+
+def by_layer(heads: Iterable[Head]) -> dict[int, list[int]]:
+    """Head indices per layer."""
+    grouped: dict[int, list[int]] = {}
+    for head in sorted(heads):
+        grouped.setdefault(head.layer, []).append(head.head)
+    return grouped
+
+
+def check_method(method: str) -> None:
+    """Check the name of an ablation method.
+
+    Raises:
+        ValueError: with the closest name there is.
+    """
+    if method not in METHODS:
+        [close] = difflib.get_close_matches(method, METHODS, n=1, cutoff=0.0)
+        raise ValueError(
+            f"expected a method out of {', '.join(METHODS)}, got {method!r}; "
+            f"did you mean {close!r}?"
+        )
+
+
+def keep_outputs(
+    model: Model,
+    heads: ByLayer,
+    reference: Int[Tensor, "batch pos"],
+    *,
+    batch_size: int | None = None,
+    progress: str | None = None,
+) -> dict[int, Float[Tensor, "batch pos head d_head"]]:
+    """The clean outputs `z` of some heads on a set of sequences, by layer, on the CPU."""
+    check_tokens(model, reference)
+    kept: dict[int, list[Tensor]] = {layer: [] for layer in heads}
+
+    def keep(layer: int) -> HookFunction:
+        def hook(z: Tensor) -> None:
+            kept[layer].append(z[:, :, heads[layer]].detach().cpu())
+
+        return hook
+
+    hooks = [(hook_name("z", layer), keep(layer)) for layer in heads]
+    size = batch_size or batch_size_for(model, reference.shape[1])
+    with running(model), installed(model, hooks):
+        for rows in batches(len(reference), size, progress=progress):
+            model(reference[rows].to(device_of(model)))
+    return {layer: torch.cat(parts) for layer, parts in kept.items()}
+
+
+def other_rows(n: int, *, seed: int) -> Int[Tensor, " batch"]:
+    """A random permutation of `range(n)` that leaves no index in place (a random cycle).
+
+    Raises:
+        ValueError: if there are fewer than two.
+    """
+    if n < 2:
+        raise ValueError(
+            f"expected at least two reference sequences to resample from, got {n}; pass a larger "
+            "reference"
+        )
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    donors = torch.empty(n, dtype=torch.long)
+    donors[order] = order.roll(1)
+    return donors
+
+
+def _zero(layer: int, z: Tensor, rows: slice) -> Tensor:
+    return torch.zeros_like(z)
+
+
+def _mean(outputs: Mapping[int, Tensor], *, per_position: bool) -> Replacement:
+    means = {k: z.double().mean(0 if per_position else (0, 1)).float() for k, z in outputs.items()}
+
+    def replace(layer: int, z: Tensor, rows: slice) -> Tensor:
+        mean = means[layer].to(z)
+        if not per_position:
+            return mean.expand_as(z)
+        if z.shape[1] > len(mean):
+            raise ValueError(
+                f"expected sequences of at most {len(mean)} tokens, the reference's, to have a "
+                f"mean at every position, got {z.shape[1]}; pass a longer reference"
+            )
+        return mean[: z.shape[1]].expand_as(z)
+
+    return replace
+
+
+def _resample(outputs: Mapping[int, Tensor], *, seed: int) -> Replacement:
+    n, length = next(iter(outputs.values())).shape[:2]
+    donors = other_rows(n, seed=seed)
+
+    def replace(layer: int, z: Tensor, rows: slice) -> Tensor:
+        if rows.stop > n or z.shape[1] > length:
+            raise ValueError(
+                f"expected at most {n} sequences of {length} tokens, as in the reference, got "
+                f"{rows.stop} of {z.shape[1]}; pass a larger reference"
+            )
+        return outputs[layer][donors[rows], : z.shape[1]].to(z)
+
+    return replace
+
+
+class Knockout:
+    """A prepared knock-out of a set of heads: hooks for any batch."""
+
+    def __init__(
+        self,
+        model: Model,
+        heads: Sequence[Head],
+        method: Method,
+        *,
+        outputs: Mapping[int, Tensor] | None = None,
+        per_position: bool = False,
+        seed: int = 0,
+    ) -> None:
+        """Prepare; `outputs` are those of `keep_outputs`, for `mean` and `resample`."""
+        self.model, self.method, self.heads = model, method, by_layer(heads)
+        self._patterns: dict[int, Tensor] = {}
+        self._values: dict[int, Tensor] = {}
+        if method in ("mean", "resample"):
+            assert outputs is not None
+            mean = method == "mean"
+            self._replace = (
+                _mean(outputs, per_position=per_position) if mean else _resample(outputs, seed=seed)
+            )
+        else:
+            self._replace = _zero
+
+    @property
+    def freezes(self) -> bool:
+        """Whether attention patterns are frozen to those of a clean run."""
+        return self.method == "pattern-preserving"
+
+    def hooks(self, rows: slice | None = None) -> list[tuple[str, HookFunction]]:
+        """Hooks that knock the heads out; `rows`: which rows of the whole set the batch holds."""
+        layers = range(shape(self.model).n_layers) if self.freezes else list(self.heads)
+        hooks = [(hook_name("z", layer), self._write(layer, rows)) for layer in layers]
+        if self.freezes:
+            hooks += [(hook_name("v", layer), self._keep_value(layer)) for layer in layers]
+        return hooks
+
+    def freeze(self, tokens: Int[Tensor, "batch pos"]) -> None:
+        """Keep every head's pattern on these tokens, from a run without the knock-out."""
+        self._patterns = {}
+
+        def keep(layer: int) -> HookFunction:
+            def hook(pattern: Tensor) -> None:
+                self._patterns[layer] = pattern.detach().clone()
+
+            return hook
+
+        layers = range(shape(self.model).n_layers)
+        hooks = [(hook_name("pattern", layer), keep(layer)) for layer in layers]
+        with running(self.model), installed(self.model, hooks):
+            self.model(tokens)
+
+    def _keep_value(self, layer: int) -> HookFunction:
+        def hook(value: Float[Tensor, "batch pos kv_head d_head"]) -> None:
+            self._values[layer] = value
+
+        return hook
+
+    def _write(self, layer: int, rows: slice | None) -> HookFunction:
+        chosen = self.heads.get(layer, [])
+
+        def hook(z: Z) -> Z:
+            z = self._from_frozen_pattern(layer, z) if self.freezes else z.clone()
+            if chosen:
+                z[:, :, chosen] = self._replace(layer, z[:, :, chosen], rows or slice(0, len(z)))
+            return z
+
+        return hook
+
+    def _from_frozen_pattern(self, layer: int, z: Z) -> Z:
+        pattern, value = self._patterns.get(layer), self._values.pop(layer)
+        if pattern is None or pattern.shape[::2] != (z.shape[0], z.shape[1]):
+            raise InterventionError(
+                "expected attention patterns of a clean run on the same tokens, got none; "
+                "call the model itself on the tokens inside the `with` block"
+            )
+        value = value.repeat_interleave(z.shape[2] // value.shape[2], dim=2)
+        return torch.einsum("bhqk,bkhe->bqhe", pattern.to(value), value).to(z)
+
+
+@contextmanager
+def knocked_out(
+    model: Model,
+    heads: Iterable[HeadLike] | HeadLike,
+    *,
+    method: Method = "mean",
+    reference: Int[Tensor, "batch pos"] | None = None,
+    per_position: bool = False,
+    seed: int = 0,
+) -> Iterator[Model]:
+    """Knock heads out of every forward pass inside a `with` block.
+
+    Inside the block the model is the caller's, who may call it or run it with hooks of their own.
+    With `resample`, row `i` of a batch gets the outputs of a row other than `i` of the reference.
+
+    Args:
+        model: a hooked model.
+        heads: heads such as `"1.6"`, `(1, 6)` or `Head(1, 6)`.
+        method: `zero`, `mean`, `resample` or `pattern-preserving`.
+        reference: sequences to take outputs from; needed by `mean` and `resample`.
+        per_position: for `mean`, a mean for each position instead of one over all.
+        seed: seed of the permutation of `resample`.
+
+    Raises:
+        ValueError: for an unknown method or head, or a missing or too small reference.
+        InterventionError: if the model drops the writes, or no forward pass came through them.
+    """
+    check_method(method)
+    sizes = shape(model)
+    parsed = parse_heads(heads, n_layers=sizes.n_layers, n_heads=sizes.n_heads)
+    grouped = by_layer(parsed)
+    outputs = None
+    if method in ("mean", "resample"):
+        if reference is None:
+            raise ValueError(
+                f"expected a reference for method {method!r}, got none; pass the sequences to take "
+                "the heads' usual output from, such as reference=text"
+            )
+        outputs = keep_outputs(model, grouped, reference)
+    prove_writes_land(model, list(grouped), vocabulary=sizes.d_vocab)
+    knockout = Knockout(
+        model, parsed, method, outputs=outputs, per_position=per_position, seed=seed
+    )
+    if not knockout.freezes:
+        with installed(model, knockout.hooks()):
+            yield model
+        return
+    with _frozen(knockout):
+        yield model
+
+
+@contextmanager
+def _frozen(knockout: Knockout) -> Iterator[None]:
+    """Every forward pass in the block is preceded by a clean one that gives the patterns."""
+    paused = False
+
+    def unless_paused(hook: HookFunction) -> HookFunction:
+        return lambda activation: None if paused else hook(activation)
+
+    def freeze(tokens: Tensor) -> None:
+        nonlocal paused
+        paused = True
+        try:
+            knockout.freeze(tokens)
+        finally:
+            paused = False
+
+    hooks = [(name, unless_paused(hook)) for name, hook in knockout.hooks()]
+    with installed(knockout.model, hooks), before_forward(knockout.model, freeze):
+        yield

@@ -1,0 +1,207 @@
+"""In-context learning, measured on the loss of each token.
+
+Positions are those of the predicted token: `losses[:, t]` is the loss, in nats, of predicting the
+token at position `t` from the tokens before it. Position 0 is BOS and has no loss (NaN).
+
+The in-context learning (ICL) score of a sequence is `loss[500] - loss[50]` (Olsson et al. 2022,
+"In-context Learning and Induction Heads", "Argument 1"): negative when the model predicts late
+tokens better than early ones, that is, when it uses its context. It leaves out what is gained
+before token 50, which is where large models gain most; and it compares two different tokens, so it
+is noisy, and is reported with a bootstrap interval over sequences.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from induction_lens.models import (
+    Model,
+    batch_size_for,
+    check_tokens,
+    device_of,
+    first_nan_layer,
+    running,
+)
+
+N_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over sequences with its bootstrap confidence interval, in nats."""
+
+    value: float
+    """The mean."""
+    low: float
+    """Lower end of the interval."""
+    high: float
+    """Upper end of the interval."""
+    n: int
+    """Sequences that the mean is over."""
+    confidence: float = 0.95
+    """Confidence level of the interval."""
+
+    def __str__(self) -> str:
+        """For instance `-0.310 [-0.402, -0.221]`."""
+        return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+
+    def excludes_zero(self) -> bool:
+        """Whether the whole interval lies on one side of zero."""
+        return self.low > 0 or self.high < 0
+
+
+def batches(n: int, batch_size: int, *, progress: str | None = None) -> Iterator[slice]:
+    """Slices that cover `range(n)`, with a progress bar of that title if one is given."""
+    starts = range(0, n, batch_size)
+    if progress is None:
+        yield from (slice(start, min(start + batch_size, n)) for start in starts)
+        return
+    from tqdm.auto import tqdm
+
+    with tqdm(total=n, desc=progress, unit="seq", leave=False, delay=1) as bar:
+        for start in starts:
+            rows = slice(start, min(start + batch_size, n))
+            yield rows
+            bar.update(rows.stop - rows.start)
+
+
+def per_token_loss(
+    model: Model,
+    tokens: Int[Tensor, "batch pos"],
+    *,
+    batch_size: int | None = None,
+    progress: bool = False,
+) -> Float[Tensor, "batch pos"]:
+    """The loss of every token, in nats: `losses[:, t]` predicts the token at position `t`.
+
+    Args:
+        model: a hooked model.
+        tokens: sequences with BOS at position 0.
+        batch_size: sequences per forward pass; None chooses by a memory budget.
+        progress: show a progress bar.
+
+    Returns:
+        Losses on the CPU, as float32; NaN at position 0, which nothing precedes.
+
+    Raises:
+        ValueError: if the tokens do not fit the model, or the logits are not finite (the message
+            names the first layer where they are not).
+    """
+    check_tokens(model, tokens)
+    batch_size = batch_size or batch_size_for(model, tokens.shape[1])
+    losses = torch.full(tokens.shape, math.nan, dtype=torch.float32)
+    title = "losses" if progress else None
+    with running(model):
+        for rows in batches(len(tokens), batch_size, progress=title):
+            losses[rows, 1:] = batch_loss(model, tokens[rows].to(device_of(model))).cpu()
+    return losses
+
+
+def batch_loss(
+    model: Model, tokens: Int[Tensor, "batch pos"]
+) -> Float[Tensor, "batch predicted_pos"]:
+    """The losses of positions 1 and later in one forward pass.
+
+    Raises:
+        ValueError: if a logit is not finite.
+    """
+    logits = model(tokens)[:, :-1].float()
+    loss = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none"
+    )
+    if not torch.isfinite(loss).all():
+        raise ValueError(
+            "expected finite logits, got NaN or infinite ones, which first appear in "
+            f"{first_nan_layer(model, tokens)}; check the weights, or load the model in float32"
+        )
+    return loss.view(len(tokens), -1)
+
+
+def icl_per_sequence(
+    losses: Float[Tensor, "batch pos"], early: int = 50, late: int = 500, *, window: int = 0
+) -> Float[Tensor, " batch"]:
+    """The ICL score of each sequence: `loss[late] - loss[early]`, in nats.
+
+    With a window, the mean over `late - window ... late + window` minus the same around `early`.
+
+    Raises:
+        ValueError: if the positions are not in order, or lie outside the sequences.
+    """
+    last = losses.shape[1] - 1
+    if not early - window >= 1 or not early < late or not late + window <= last or window < 0:
+        raise ValueError(
+            f"expected 1 <= early - window, early < late and late + window <= {last} (the last "
+            f"position of these sequences), got early={early}, late={late}, window={window}; "
+            "use longer sequences or an earlier `late`"
+        )
+    around_late = losses[:, late - window : late + window + 1].mean(dim=1)
+    around_early = losses[:, early - window : early + window + 1].mean(dim=1)
+    return around_late - around_early
+
+
+def icl_score(
+    losses: Float[Tensor, "batch pos"],
+    early: int = 50,
+    late: int = 500,
+    *,
+    window: int = 0,
+    confidence: float = 0.95,
+    n_resamples: int = N_RESAMPLES,
+    seed: int = 0,
+) -> Estimate:
+    """The in-context learning score: mean over sequences of `loss[late] - loss[early]`, in nats.
+
+    Negative means that the model uses its context (Olsson et al. 2022, "Argument 1").
+
+    Args:
+        losses: from `per_token_loss`.
+        early: position of the early token.
+        late: position of the late token.
+        window: average over this many positions on each side of both; 0 is the paper's definition.
+        confidence: level of the bootstrap interval over sequences.
+        n_resamples: bootstrap resamples.
+        seed: seed of the bootstrap.
+
+    Raises:
+        ValueError: if the positions lie outside the sequences.
+    """
+    scores = icl_per_sequence(losses, early, late, window=window)
+    return bootstrap_mean(scores, confidence=confidence, n_resamples=n_resamples, seed=seed)
+
+
+def bootstrap_mean(
+    values: Float[Tensor, " batch"],
+    *,
+    confidence: float = 0.95,
+    n_resamples: int = N_RESAMPLES,
+    seed: int = 0,
+) -> Estimate:
+    """The mean of values with a percentile bootstrap interval (scipy).
+
+    With a single value, or with equal ones, there is nothing to resample: the interval of one value
+    is infinite, that of equal values is a point.
+    """
+    import numpy as np
+    from scipy.stats import bootstrap
+
+    if values.isnan().any():
+        raise ValueError("expected finite values, got NaN; position 0 has no loss, so leave it out")
+    n, mean = len(values), float(values.double().mean())
+    if n == 1:
+        return Estimate(mean, -math.inf, math.inf, n, confidence)
+    result = bootstrap(
+        (values.double().numpy(),),
+        np.mean,
+        confidence_level=confidence,
+        n_resamples=n_resamples,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    interval = result.confidence_interval
+    return Estimate(mean, float(interval.low), float(interval.high), n, confidence)

@@ -1,0 +1,218 @@
+"""Hooks that are proven to act, and that never outlive a call.
+
+Three things go wrong silently with hooks on TransformerLens models:
+
+1. a hook point exists but never fires (`hook_result` while `use_attn_result` is off);
+2. it fires, but the model ignores what the hook wrote (`hook_pattern` on bridges that delegate
+   attention to Hugging Face);
+3. a hook stays behind after an error, or removing ours removes the caller's as well.
+
+`installed` adds exactly its own hooks and removes exactly those, and raises if one never fired.
+`prove_writes_land` writes noise at every site on a short prompt and raises where nothing changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+Site = Literal["q", "k", "v", "z", "pattern", "attn_scores", "resid_pre", "resid_post"]
+HookFunction = Callable[[Tensor], Tensor | None]
+
+_NAMES: Mapping[str, str] = {
+    "q": "blocks.{layer}.attn.hook_q",
+    "k": "blocks.{layer}.attn.hook_k",
+    "v": "blocks.{layer}.attn.hook_v",
+    "z": "blocks.{layer}.attn.hook_z",
+    "pattern": "blocks.{layer}.attn.hook_pattern",
+    "attn_scores": "blocks.{layer}.attn.hook_attn_scores",
+    "resid_pre": "blocks.{layer}.hook_resid_pre",
+    "resid_post": "blocks.{layer}.hook_resid_post",
+}
+FINAL_SCALE = "ln_final.hook_scale"
+
+
+@runtime_checkable
+class Model(Protocol):
+    """What this package needs of a model: `HookedTransformer` and `TransformerBridge` have it."""
+
+    @property
+    def cfg(self) -> Any:
+        """The model's configuration."""
+        ...
+
+    @property
+    def hook_dict(self) -> Any:
+        """Hook points by name."""
+        ...
+
+    def __call__(self, input: Any) -> Any:
+        """Logits [batch pos d_vocab] of tokens [batch pos]."""
+        ...
+
+
+class InterventionError(RuntimeError):
+    """An intervention did not act: its numbers would have been those of a clean run."""
+
+
+def hook_name(site: Site, layer: int) -> str:
+    """The name of a hook point: `hook_name("z", 1)` is `blocks.1.attn.hook_z`."""
+    return _NAMES[site].format(layer=layer)
+
+
+@contextmanager
+def installed(
+    model: Model, hooks: Sequence[tuple[str, HookFunction]], *, must_fire: bool = True
+) -> Iterator[None]:
+    """Install hooks for the length of a `with` block, then remove these and no others.
+
+    A hook is called with the activation alone and returns its replacement, or None to only look.
+
+    Raises:
+        ValueError: if the model has no hook point of that name.
+        InterventionError: if the block ran to its end and a hook never fired (`must_fire`).
+    """
+    fired = [False] * len(hooks)
+    points = hook_points(model, [name for name, _ in hooks])
+    handles: list[tuple[Any, Any]] = []
+
+    def watched(index: int, function: HookFunction) -> Callable[..., Tensor | None]:
+        def hook_function(activation: Tensor, hook: object) -> Tensor | None:
+            fired[index] = True
+            return function(activation)
+
+        return hook_function
+
+    try:
+        for index, (point, (_, function)) in enumerate(zip(points, hooks, strict=True)):
+            point.add_hook(watched(index, function))
+            handles.append((point, point.fwd_hooks[-1]))
+        yield
+    finally:
+        for point, handle in handles:
+            handle.hook.remove()
+            point.fwd_hooks = [kept for kept in point.fwd_hooks if kept is not handle]
+    silent = [name for (name, _), did in zip(hooks, fired, strict=True) if not did]
+    if must_fire and silent:
+        raise InterventionError(
+            f"expected every hook to fire, but {', '.join(silent)} never did; "
+            f"this {type(model).__name__} does not run through it"
+        )
+
+
+def hook_points(model: Model, names: Sequence[str]) -> list[Any]:
+    """The hook points of these names.
+
+    Raises:
+        ValueError: if one of them does not exist.
+    """
+    available = model.hook_dict  # a property that is rebuilt on every access on bridges
+    missing = [name for name in names if name not in available]
+    if missing:
+        raise ValueError(
+            f"expected a model with the hook points {', '.join(missing)}, got a "
+            f"{type(model).__name__} without; pass a decoder-only HookedTransformer, or a "
+            "TransformerBridge after enable_compatibility_mode()"
+        )
+    return [available[name] for name in names]
+
+
+@contextmanager
+def running(model: Model) -> Iterator[None]:
+    """No gradients and no dropout, and the model's mode restored at the end."""
+    was_training = bool(getattr(model, "training", False))
+    if was_training:
+        model.eval()  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        if was_training:
+            model.train()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def prove_writes_land(model: Model, layers: Sequence[int], *, vocabulary: int) -> None:
+    """Check on three tokens that a write to `z` of each layer reaches the residual stream.
+
+    For each layer, noise is added to `z` and the residual stream after that layer is compared with
+    an unchanged run. A layer whose output projection is zero has nothing to pass on: it is let be.
+
+    Raises:
+        InterventionError: naming the layer whose writes are dropped.
+    """
+    tokens = torch.arange(3, device=_device(model))[None] % vocabulary
+    generator = torch.Generator().manual_seed(0)
+
+    def noisy(z: Tensor) -> Tensor:
+        noise = torch.randn(z.shape, generator=generator).to(z)
+        return z + noise * (1 + z.abs().mean())
+
+    def witness(writes: Sequence[tuple[str, HookFunction]], layer: int) -> Tensor:
+        seen: list[Tensor] = []
+
+        def keep(activation: Tensor) -> None:
+            seen.append(activation.detach().clone())
+
+        with installed(model, [*writes, (hook_name("resid_post", layer), keep)]):
+            model(tokens)
+        return seen[0]
+
+    with running(model):
+        for layer in layers:
+            clean = witness([], layer)
+            written = witness([(hook_name("z", layer), noisy)], layer)
+            if torch.equal(clean, written) and _projects(model, layer):
+                raise InterventionError(
+                    f"expected a write to {hook_name('z', layer)} to change the residual stream, "
+                    f"but this {type(model).__name__} dropped it; enable compatibility mode, or "
+                    "remove the hook that overwrites ours"
+                )
+
+
+def _projects(model: Model, layer: int) -> bool:
+    attention = model.blocks[layer].attn  # pyright: ignore[reportAttributeAccessIssue]
+    return bool((attention.W_O != 0).any())
+
+
+def _device(model: Model) -> torch.device:
+    return next(model.parameters()).device  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@contextmanager
+def before_forward(model: Model, prepare: Callable[[Tensor], None]) -> Iterator[None]:
+    """Call `prepare(tokens)` before every forward pass inside the block.
+
+    The instance's `forward` is replaced, and put back at the end: unlike a torch pre-hook this is
+    also seen by `run_with_hooks` and `run_with_cache`, which call `forward` directly.
+    """
+    own = vars(model).get("forward")
+    forward = model.forward  # pyright: ignore[reportAttributeAccessIssue]
+    inside = False
+
+    def prepared(input: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal inside
+        if not inside:
+            if not isinstance(input, Tensor):
+                raise ValueError(
+                    f"expected tokens as a tensor [batch pos], got {type(input).__name__}; "
+                    "tokenise the text first, for instance with text_tokens"
+                )
+            inside = True
+            try:
+                prepare(input)
+            finally:
+                inside = False
+        return forward(input, *args, **kwargs)
+
+    model.forward = prepared  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        if own is None:
+            del model.forward  # pyright: ignore[reportAttributeAccessIssue]
+        else:
+            model.forward = own  # pyright: ignore[reportAttributeAccessIssue]
