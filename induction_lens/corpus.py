@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import sysconfig
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -201,9 +201,21 @@ def _wrap(tokenizer: Any) -> PreTrainedTokenizerFast:
     )
 
 
-def encode(texts: list[str], tokenizer: Any) -> list[list[int]]:
-    """Token ids of each text, without any special token."""
-    return tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+def encode(texts: Iterable[str], tokenizer: Any) -> Iterator[list[int]]:
+    """The token ids of each text, without special tokens.
+
+    Args:
+        texts: What to encode; read a few hundred at a time.
+        tokenizer: A Hugging Face tokenizer, fast or slow.
+    """
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    remaining = iter(texts)
+    while chunk := list(islice(remaining, _CHUNK)):
+        if fast is None:
+            yield from tokenizer(chunk, add_special_tokens=False, verbose=False)["input_ids"]
+        else:  # many threads, and no warning about texts longer than the model's context
+            encodings = fast.encode_batch(chunk, add_special_tokens=False)
+            yield from (encoding.ids for encoding in encodings)
 
 
 def pack(
@@ -225,29 +237,28 @@ def pack(
         tokenizer: A Hugging Face tokenizer.
         seq_len: Length of a sequence in tokens, BOS included; at least 2.
         n_sequences: Stop after so many; None packs everything.
-        bos: Id of the BOS token; None takes the tokenizer's.
+        bos: Id of the BOS token; None: the tokenizer's.
 
     Returns:
         Token ids as int32; fewer than `n_sequences` rows where the text runs out.
 
     Raises:
-        ValueError: `seq_len` is below 2, or the tokenizer has no BOS token.
+        ValueError: `seq_len` is below 2, or no BOS is given and the tokenizer has none.
     """
     if seq_len < 2:
         raise ValueError(f"expected seq_len of at least 2, got {seq_len}")
     bos = tokenizer.bos_token_id if bos is None else bos
-    if not isinstance(bos, int):
-        raise ValueError("expected a tokenizer with a BOS token, got none; set its bos_token")
+    if bos is None:
+        raise ValueError("expected a tokenizer with a BOS token, got one without; pass bos")
     wanted = None if n_sequences is None else n_sequences * (seq_len - 1)
     pieces: list[Tensor] = []
     n_tokens = 0
-    remaining = iter(texts)
-    while (wanted is None or n_tokens < wanted) and (chunk := list(islice(remaining, _CHUNK))):
-        for encoded in encode(chunk, tokenizer):
-            # The first document needs no BOS before it: the sequence starts with one.
-            ids = encoded if not pieces else [bos, *encoded]
-            pieces.append(torch.tensor(ids, dtype=torch.int32))
-            n_tokens += len(ids)
+    for ids in encode(texts, tokenizer):
+        # The first document needs no BOS before it: the sequence starts with one.
+        pieces.append(torch.tensor([bos, *ids] if pieces else ids, dtype=torch.int32))
+        n_tokens += len(pieces[-1])
+        if wanted is not None and n_tokens >= wanted:
+            break
     stream = torch.cat(pieces) if pieces else torch.empty(0, dtype=torch.int32)
     n_rows = len(stream) // (seq_len - 1)
     if n_sequences is not None:

@@ -256,7 +256,8 @@ def toy_config(model: Any) -> ToyConfig:
     config = getattr(model, "toy_config", None)
     if not isinstance(config, ToyConfig):
         raise ValueError(
-            f"expected a toy model, got {type(model).__name__}; make one with build_toy(ToyConfig())"
+            f"expected a toy model, got {type(model).__name__}; make one with "
+            "build_toy(ToyConfig())"
         )
     return config
 

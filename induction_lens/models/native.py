@@ -68,7 +68,7 @@ def new_transformer(
         ValueError: The installed TransformerLens has no such class, or that class does not know
             these positions.
     """
-    implementation = _choose(implementation, positions)
+    chosen = _choose(implementation, positions)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     plain: dict[str, Any] = {
@@ -89,7 +89,7 @@ def new_transformer(
         "tokenizer_prepends_bos": False,
         "init_weights": False,
     }
-    if implementation == "hooked":
+    if chosen == "hooked":
         config = transformer_lens.HookedTransformerConfig(
             **plain, dtype=dtype, device=str(device), default_prepend_bos=True
         )

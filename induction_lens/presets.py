@@ -1,0 +1,190 @@
+"""Training the models that ship with the package, from nothing but installed Python source.
+
+1. Read the training part of the corpus, mix the files, learn a tokenizer, pack the text.
+2. Build the model and train it (`train.train`).
+3. Measure the loss and the in-context learning score on held-out files.
+4. Write the model with a card that says all of this.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from induction_lens.corpus import documents, load_tokenizer, pack, tokenizer_json, train_tokenizer
+from induction_lens.files import atomic_path, write_text
+from induction_lens.metrics import icl_score, per_token_loss
+from induction_lens.snapshots import TOKENIZER, weights_hash, write_snapshot
+from induction_lens.tokens import text_tokens
+from induction_lens.toy import ToyConfig, build_toy
+from induction_lens.train import TrainingRun, train
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+TOKENS = "tokens.safetensors"
+TOKENIZER_CHARACTERS = 30_000_000
+"""How much text the tokenizer learns from."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A training run that makes one of the models that ship with the package."""
+
+    config: ToyConfig
+    """The model."""
+    description: str
+    """What the model is, in a few words."""
+    n_tokens: int = 20_000_000
+    """Training tokens, BOS included; each is seen once."""
+    batch_size: int = 16
+    """Sequences of `config.n_ctx` tokens in a batch."""
+
+
+PRESETS: dict[str, Preset] = {
+    "toy-2l": Preset(ToyConfig(n_layers=2), "two layers, attention only: has induction heads"),
+    "toy-1l": Preset(ToyConfig(n_layers=1), "one layer, attention only: has no induction heads"),
+    "toy-1l-smeared": Preset(
+        ToyConfig(n_layers=1, smeared_keys=True), "one layer, attention only, with smeared keys"
+    ),
+}
+"""The models that ship, by name."""
+
+
+def train_preset(
+    name: str,
+    out: str | Path,
+    *,
+    n_tokens: int | None = None,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    roots: Sequence[str | Path] | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    resume: bool = True,
+    progress: bool = True,
+) -> TrainingRun:
+    """Train one of `PRESETS` on the Python source on this machine.
+
+    Everything goes to `out`: the tokenizer, the packed text, the snapshots, the checkpoint, and
+    at the end the model itself as `out/model` with a card. Called again after an interruption it
+    continues exactly.
+
+    Args:
+        name: A name in `PRESETS`.
+        out: Folder for all of it.
+        n_tokens: Training tokens; None: as the preset says.
+        tokenizer: A tokenizer to use instead of learning one.
+        roots: Folders to train on instead of the standard library and installed packages.
+        seed: Seed of the weights and of the order of the text.
+        device: Where to train; None picks CUDA if there is one, else the CPU.
+        resume: Continue from what is in `out`.
+        progress: Show a bar.
+
+    Returns:
+        The run; its model has the tokenizer.
+
+    Raises:
+        ValueError: There is no such preset, there is too little text, or `out` holds another run.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"expected a preset, one of {', '.join(PRESETS)}, got {name!r}")
+    preset, out = PRESETS[name], Path(out)
+    config = replace(preset.config, seed=seed)
+    n_tokens = preset.n_tokens if n_tokens is None else n_tokens
+    n_steps = max(1, round(n_tokens / (preset.batch_size * config.n_ctx)))
+    n_sequences = n_steps * preset.batch_size
+    prepared = _read_text(out, n_sequences) if resume else None
+    if prepared is None:
+        prepared = _prepare_text(out, config, tokenizer, n_sequences=n_sequences, roots=roots)
+    tokenizer, tokens = prepared
+    model = build_toy(config, device=device, tokenizer=tokenizer)
+    run = train(
+        model,
+        tokens,
+        n_steps=n_steps,
+        batch_size=preset.batch_size,
+        micro_batch=4,
+        out=out,
+        resume=resume,
+        progress=progress,
+        seed=seed,
+    )
+    write_snapshot(model, out / "model", step=run.n_steps, tokens_seen=run.tokens_seen)
+    card = {"name": name, "description": preset.description, **_card(model, run, config)}
+    card["command"] = f"induction-lens train --preset {name}"
+    write_text(out / "model" / "card.json", json.dumps(card, indent=2) + "\n")
+    return run
+
+
+def _card(model: Any, run: TrainingRun, config: ToyConfig) -> dict[str, Any]:
+    """What there is to know of a trained model, measured on held-out text."""
+    losses = per_token_loss(model, text_tokens(model, seq_len=config.n_ctx))
+    icl = icl_score(losses, window=10)
+    return {
+        "layers": config.n_layers,
+        "heads": config.n_heads,
+        "d_model": config.d_model,
+        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "training_tokens": run.tokens_seen,
+        "training_steps": run.n_steps,
+        "training_text": "Python source: the standard library and installed packages",
+        "held_out_text": f"held-out files of the standard library, {icl.n} sequences",
+        "held_out_loss": losses.nanmean().item(),
+        "icl_score": icl.value,
+        "icl_low": icl.low,
+        "icl_high": icl.high,
+        "icl_definition": "mean loss at positions 490-510 minus mean loss at 40-60, in nats",
+        "seed": config.seed,
+        "weights": weights_hash(model),
+    }
+
+
+def _read_text(out: Path, n_sequences: int) -> tuple[PreTrainedTokenizerFast, Tensor] | None:
+    """The tokenizer and the packed text that an earlier call left, where they are enough."""
+    if not ((out / TOKENS).is_file() and (out / TOKENIZER).is_file()):
+        return None
+    tokens = load_file(out / TOKENS)["tokens"]
+    enough = len(tokens) >= n_sequences
+    return (load_tokenizer(out / TOKENIZER), tokens[:n_sequences]) if enough else None
+
+
+def _prepare_text(
+    out: Path,
+    config: ToyConfig,
+    tokenizer: PreTrainedTokenizerFast | None,
+    *,
+    n_sequences: int,
+    roots: Sequence[str | Path] | None,
+) -> tuple[PreTrainedTokenizerFast, Tensor]:
+    texts = documents("train", roots=roots)
+    # The files of one package lie together: mix them, so that any part is like the whole.
+    generator = torch.Generator().manual_seed(config.seed)
+    texts = [texts[i] for i in torch.randperm(len(texts), generator=generator).tolist()]
+    if tokenizer is None:
+        beginning = _first_characters(texts, TOKENIZER_CHARACTERS)
+        tokenizer = train_tokenizer(beginning, config.d_vocab)
+    tokens = pack(texts, tokenizer, config.n_ctx, n_sequences=n_sequences)
+    if len(tokens) < n_sequences:
+        raise ValueError(
+            f"expected text for {n_sequences} sequences of {config.n_ctx} tokens, got enough for "
+            f"{len(tokens)}; install more Python packages, or train on fewer tokens"
+        )
+    write_text(out / TOKENIZER, tokenizer_json(tokenizer))
+    with atomic_path(out / TOKENS) as temporary:
+        save_file({"tokens": tokens}, temporary)
+    return tokenizer, tokens
+
+
+def _first_characters(texts: Sequence[str], n: int) -> Iterator[str]:
+    for text in texts:
+        if n <= 0:
+            return
+        n -= len(text)
+        yield text
