@@ -72,7 +72,7 @@ def python_files(
     return sorted(found.values())
 
 
-def _default_roots(origin: Origin) -> list[Path]:
+def _default_roots(origin: str) -> list[Path]:
     paths = sysconfig.get_paths()
     library = [Path(paths["stdlib"])]
     packages = sorted({Path(paths["purelib"]), Path(paths["platlib"])})

@@ -90,6 +90,8 @@ class ToyConfig:
             )
         if not self.attn_only and self.d_mlp is None:
             object.__setattr__(self, "d_mlp", 4 * self.d_model)
+        if self.d_mlp is not None and self.d_mlp < 1:
+            raise ValueError(f"expected d_mlp of at least 1, got {self.d_mlp}")
 
     @property
     def head_width(self) -> int:
