@@ -87,7 +87,7 @@ def test_one_seed_gives_one_model_in_every_class(implementation):
     config = ToyConfig(**SIZES, seed=11)
     state = torch.get_rng_state()
     model = build_toy(config, implementation=implementation, device="cpu")
-    assert torch.get_rng_state().equal(state)
+    assert torch.get_rng_state().equal(state)  # nobody else's draws change
     generator = torch.Generator().manual_seed(11)
     first = torch.randn(37, 24, generator=generator) * (0.8 / math.sqrt(24))
     weights = toy_weights(model)

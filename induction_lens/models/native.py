@@ -97,7 +97,8 @@ def new_transformer(
         unembedding_bias = model.unembed.b_U
     else:
         bridge_config = TransformerBridgeConfig(**plain, dtype=dtype)
-        model = TransformerBridge.boot_native(bridge_config, device=device, dtype=dtype)
+        with torch.random.fork_rng(devices=[]):  # its layers draw weights that nobody keeps
+            model = TransformerBridge.boot_native(bridge_config, device=device, dtype=dtype)
         unembedding_bias = getattr(_inner(model.original_model.head), "bias", None)
     if unembedding_bias is not None:  # some classes always have one: ours is zero and stays zero
         unembedding_bias.data.zero_()

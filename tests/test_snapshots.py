@@ -1,0 +1,144 @@
+"""Snapshots come back as the same model, or not at all."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from induction_lens import snapshots
+from induction_lens.corpus import train_tokenizer
+from induction_lens.files import atomic_folder, atomic_path, sha256
+from induction_lens.models import HAS_HOOKED_TRANSFORMER, toy_weights
+from induction_lens.toy import ToyConfig, build_toy
+
+CONFIG = ToyConfig(
+    n_layers=2,
+    d_model=12,
+    n_heads=3,
+    d_vocab=300,
+    n_ctx=17,
+    smeared_keys=True,
+    attn_only=False,
+    smear_init=0.7,
+)
+TOKENS = torch.arange(34).view(2, 17)
+
+
+@pytest.fixture
+def model(implementation):
+    return build_toy(CONFIG, implementation=implementation, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(["def f(x):\n    return x\n" * 9], vocab_size=270)
+
+
+def test_a_snapshot_comes_back_the_same_in_every_class(model, implementation, tmp_path):
+    saved = snapshots.save(model, tmp_path, step=7, tokens_seen=119, extra={"loss": 2.5})
+    assert (saved.step, saved.tokens_seen, saved.extra) == (7, 119, {"loss": 2.5})
+    assert saved.config == CONFIG
+    assert saved.path == tmp_path / "step-00000007"
+    classes = ["hooked", "bridge"] if HAS_HOOKED_TRANSFORMER else ["bridge"]
+    for other in classes:
+        again = snapshots.load(saved.path, implementation=other, device="cpu")
+        assert again.toy_config == CONFIG
+        assert again.tokenizer is None
+        assert snapshots.weights_hash(again) == snapshots.weights_hash(model)
+        assert (again(TOKENS) - model(TOKENS)).abs().max() < 1e-5
+    with torch.no_grad():
+        toy_weights(again)["blocks.1.attn.smear"][2] += 1e-3
+    assert snapshots.weights_hash(again) != snapshots.weights_hash(model)
+
+
+def test_snapshots_are_listed_by_step_and_replaced(model, tmp_path):
+    for step in (20, 3, 100):
+        snapshots.save(model, tmp_path, step=step, tokens_seen=step * 10)
+    with torch.no_grad():
+        toy_weights(model)["embed.W_E"][0, 0] = 5.0
+    snapshots.save(model, tmp_path, step=20, tokens_seen=201)
+    listed = snapshots.list_snapshots(tmp_path)
+    assert [(s.step, s.tokens_seen) for s in listed] == [(3, 30), (20, 201), (100, 1000)]
+    assert listed[0].sha256 == listed[2].sha256 != listed[1].sha256
+    loaded = snapshots.load(listed[1], device="cpu")
+    assert toy_weights(loaded)["embed.W_E"][0, 0] == 5.0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [s.path.name for s in listed]
+
+
+def test_the_tokenizer_is_kept_once_for_all_snapshots(implementation, tokenizer, tmp_path):
+    model = build_toy(CONFIG, implementation=implementation, device="cpu", tokenizer=tokenizer)
+    folder = tmp_path / "run" / "snapshots"
+    for step in (1, 2):
+        snapshots.save(model, folder, step=step, tokens_seen=0)
+    assert [path.relative_to(tmp_path) for path in tmp_path.rglob("tokenizer.json")] == [
+        Path("run/snapshots/tokenizer.json")
+    ]
+    loaded = snapshots.load(folder / "step-00000002", device="cpu")
+    assert loaded.tokenizer("def f(x)").input_ids == tokenizer("def f(x)").input_ids
+
+
+@pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
+def test_damaged_weights_are_refused(damage, tmp_path):
+    model = build_toy(CONFIG, device="cpu")
+    saved = snapshots.save(model, tmp_path, step=1, tokens_seen=0)
+    file = saved.path / "weights.safetensors"
+    content = bytearray(file.read_bytes())
+    if damage == "missing":
+        file.unlink()
+    elif damage == "truncated":
+        file.write_bytes(content[:-100])
+    else:
+        content[-1] ^= 1
+        file.write_bytes(content)
+    message = "does not exist" if damage == "missing" else "truncated or altered"
+    with pytest.raises(ValueError, match=rf"weights\.safetensors.*{message}.*train or copy"):
+        snapshots.load(saved, device="cpu")
+
+
+def test_what_is_no_safetensors_is_refused(tmp_path):
+    saved = snapshots.save(build_toy(CONFIG, device="cpu"), tmp_path, step=1, tokens_seen=0)
+    file = saved.path / "weights.safetensors"
+    file.write_bytes(b"not weights")
+    config = json.loads((saved.path / "config.json").read_text())
+    config["sha256"] = sha256(file)
+    (saved.path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="expected safetensors in"):
+        snapshots.load(saved.path, device="cpu")
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"model": {"n_layers": 9}}', "[]"])
+def test_damaged_configurations_are_refused(content, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"config\.json, which is damaged"):
+        snapshots.list_snapshots(tmp_path)
+
+
+def test_folders_without_snapshots_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="expected a snapshot folder"):
+        snapshots.load(tmp_path)
+    with pytest.raises(ValueError, match="which does not exist"):
+        snapshots.list_snapshots(tmp_path / "none")
+    assert snapshots.list_snapshots(tmp_path) == []
+    with pytest.raises(ValueError, match="expected a toy model"):
+        snapshots.save(torch.nn.Linear(2, 3), tmp_path, step=0, tokens_seen=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_are_whole_or_not_there(tmp_path):
+    file, folder = tmp_path / "deep" / "file", tmp_path / "folder"
+    for content in ("one", "two"):
+        with atomic_path(file) as temporary:
+            temporary.write_text(content)
+        with atomic_folder(folder) as fresh:
+            (fresh / content).write_text(content)
+    with pytest.raises(RuntimeError), atomic_path(file) as temporary:
+        temporary.write_text("thr")
+        raise RuntimeError
+    with pytest.raises(RuntimeError), atomic_folder(folder) as fresh:
+        (fresh / "three").write_text("thr")
+        raise RuntimeError
+    assert file.read_text() == "two"
+    assert [path.name for path in folder.iterdir()] == ["two"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["deep", "file", "folder", "two"]
