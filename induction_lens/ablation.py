@@ -29,7 +29,7 @@ from induction_lens.knockout import (
     Knockout,
     Method,
     by_layer,
-    check_method,
+    checked_method,
     keep_outputs,
 )
 from induction_lens.metrics import (
@@ -185,8 +185,8 @@ def ablate(
     heads: Iterable[HeadLike] | HeadLike,
     tokens: Int[Tensor, "batch pos"],
     *,
-    method: Method = "mean",
-    reference: Int[Tensor, "batch pos"] | None = None,
+    method: Method | str = "mean",
+    reference: Int[Tensor, "reference_batch reference_pos"] | None = None,
     per_position: bool = False,
     n_controls: int = 20,
     seed: int = 0,
@@ -218,6 +218,7 @@ def ablate(
             that cannot exist.
         InterventionError: if the model drops the writes.
     """
+    method = checked_method(method)
     sizes = shape(model)
     parsed = parse_heads(heads, n_layers=sizes.n_layers, n_heads=sizes.n_heads)
     controls = control_sets(model, parsed, n=n_controls, seed=seed) if n_controls else []
@@ -244,8 +245,8 @@ def ablate_each_head(
     model: Model,
     tokens: Int[Tensor, "batch pos"],
     *,
-    method: Method = "mean",
-    reference: Int[Tensor, "batch pos"] | None = None,
+    method: Method | str = "mean",
+    reference: Int[Tensor, "reference_batch reference_pos"] | None = None,
     per_position: bool = False,
     seed: int = 0,
     early: int = 50,
@@ -263,6 +264,7 @@ def ablate_each_head(
         ValueError: for an unknown method, or positions outside the sequences.
         InterventionError: if the model drops the writes.
     """
+    method = checked_method(method)
     sizes = shape(model)
     sets = [(Head(n, h),) for n in range(sizes.n_layers) for h in range(sizes.n_heads)]
     icl_per_sequence(torch.zeros(1, tokens.shape[1]), early, late, window=window)  # fail early
@@ -299,7 +301,6 @@ class _Runner:
     progress: bool
 
     def losses(self) -> Iterator[Float[Tensor, "batch pos"]]:
-        check_method(self.method)
         check_tokens(self.model, self.tokens)
         everything = by_layer({head for heads in self.sets for head in heads})
         sizes = shape(self.model)

@@ -60,24 +60,25 @@ def by_layer(heads: Iterable[Head]) -> dict[int, list[int]]:
     return grouped
 
 
-def check_method(method: str) -> None:
-    """Check the name of an ablation method.
+def checked_method(method: str) -> Method:
+    """The ablation method of this name.
 
     Raises:
         ValueError: with the closest name there is.
     """
-    if method not in METHODS:
-        [close] = difflib.get_close_matches(method, METHODS, n=1, cutoff=0.0)
-        raise ValueError(
-            f"expected a method out of {', '.join(METHODS)}, got {method!r}; "
-            f"did you mean {close!r}?"
-        )
+    for known in METHODS:
+        if method == known:
+            return known
+    [close] = difflib.get_close_matches(method, METHODS, n=1, cutoff=0.0)
+    raise ValueError(
+        f"expected a method out of {', '.join(METHODS)}, got {method!r}; did you mean {close!r}?"
+    )
 
 
 def keep_outputs(
     model: Model,
     heads: ByLayer,
-    reference: Int[Tensor, "batch pos"],
+    reference: Int[Tensor, "reference_batch reference_pos"],
     *,
     batch_size: int | None = None,
     progress: str | None = None,
@@ -240,8 +241,8 @@ def knocked_out(
     model: Model,
     heads: Iterable[HeadLike] | HeadLike,
     *,
-    method: Method = "mean",
-    reference: Int[Tensor, "batch pos"] | None = None,
+    method: Method | str = "mean",
+    reference: Int[Tensor, "reference_batch reference_pos"] | None = None,
     per_position: bool = False,
     seed: int = 0,
 ) -> Iterator[Model]:
@@ -262,7 +263,7 @@ def knocked_out(
         ValueError: for an unknown method or head, or a missing or too small reference.
         InterventionError: if the model drops the writes, or no forward pass came through them.
     """
-    check_method(method)
+    method = checked_method(method)
     sizes = shape(model)
     parsed = parse_heads(heads, n_layers=sizes.n_layers, n_heads=sizes.n_heads)
     grouped = by_layer(parsed)

@@ -98,7 +98,7 @@ def text_tokens(
     seq_len: int = 512,
     seed: int = 0,
     source: Source | None = None,
-    short_documents: Literal["pack", "drop"] = "pack",
+    short_documents: Literal["pack", "drop"] | str = "pack",
 ) -> Int[Tensor, "batch pos"]:
     """Sequences of real text, BOS at position 0.
 
@@ -125,7 +125,10 @@ def text_tokens(
         )
     n_ctx = shape(model).n_ctx
     if not 2 <= seq_len <= n_ctx:
-        raise ValueError(f"expected seq_len from 2 to {n_ctx} (the model's context), got {seq_len}")
+        raise ValueError(
+            f"expected seq_len from 2 to {n_ctx} (the model's context), got {seq_len}; pass a "
+            "smaller seq_len"
+        )
     documents = _documents(source)
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(documents), generator=generator).tolist()
@@ -169,6 +172,8 @@ def _documents(source: Source | None) -> list[str]:
 
 def _read(item: str | Path) -> list[str]:
     """The documents of a file, a folder, a text, or a dataset."""
+    if item == "":  # as a path it would be the working directory
+        return []
     path = Path(item) if isinstance(item, Path) or (len(item) < 1000 and "\n" not in item) else None
     if path is not None and path.is_file():
         return [path.read_text(encoding="utf-8")]

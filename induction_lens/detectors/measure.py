@@ -7,7 +7,7 @@ of the size of an attention pattern outlives its layer.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -24,6 +24,7 @@ from induction_lens.models import (
 )
 
 
+@runtime_checkable
 class Measure(Protocol):
     """Something that is read off the activations of a forward pass."""
 

@@ -13,7 +13,7 @@ from induction_lens.detectors.attention import AttentionDetector, TargetMass
 from induction_lens.detectors.copying import CopyingMass, copying_from_weights
 from induction_lens.detectors.measure import Measure, measure
 from induction_lens.heads import HeadScores, ScoreTable
-from induction_lens.models import Model
+from induction_lens.models import Model, shape
 from induction_lens.tokens import repeated_random_tokens, shuffled
 
 Detector = Literal["previous_token", "induction", "duplicate_token", "copying", "copying_weights"]
@@ -24,8 +24,8 @@ def score_heads(
     model: Model,
     *,
     tokens: Int[Tensor, "batch pos"] | None = None,
-    text: Int[Tensor, "batch pos"] | None = None,
-    detectors: Sequence[Detector] | None = None,
+    text: Int[Tensor, "text_batch text_pos"] | None = None,
+    detectors: Sequence[Detector | str] | None = None,
     shuffled_null: bool = True,
     seed: int = 0,
     batch_size: int | None = None,
@@ -38,7 +38,8 @@ def score_heads(
 
     Args:
         model: a hooked model.
-        tokens: what to score on, BOS at position 0; None draws repeated random tokens.
+        tokens: what to score on, BOS at position 0; None draws 32 sequences of repeated random
+            tokens, four copies of 25, or of as many as fit a shorter context.
         text: where given, `previous_token` is scored on this instead, as in the paper.
         detectors: which detectors; None takes all of `DETECTORS`.
         shuffled_null: whether to run the shuffled tokens, for `induction` and `duplicate_token`:
@@ -53,7 +54,7 @@ def score_heads(
     """
     names = _checked(DETECTORS if detectors is None else detectors)
     if tokens is None:
-        tokens = repeated_random_tokens(model, seed=seed)
+        tokens = _random_tokens(model, seed=seed)
     on_text = text is not None and "previous_token" in names
     by_attention: list[AttentionDetector] = [
         name
@@ -90,14 +91,19 @@ def score_heads(
     return ScoreTable({name: scores(name) for name in names})
 
 
-def _checked(detectors: Sequence[Detector]) -> Sequence[Detector]:
+def _random_tokens(model: Model, *, seed: int) -> Int[Tensor, "batch pos"]:
+    room = (shape(model).n_ctx - 1) // 4
+    return repeated_random_tokens(model, n_tokens=max(1, min(25, room)), seed=seed)
+
+
+def _checked(detectors: Sequence[str]) -> list[Detector]:
     if not detectors:
         raise ValueError(f"expected at least one of {', '.join(DETECTORS)}, got none")
     for name in detectors:
         if name not in DETECTORS:
-            close = difflib.get_close_matches(name, DETECTORS, n=1, cutoff=0.0)
+            [close] = difflib.get_close_matches(name, DETECTORS, n=1, cutoff=0.0)
             raise ValueError(
                 f"expected a detector out of {', '.join(DETECTORS)}, got {name!r}; "
-                f"did you mean {close[0]!r}?"
+                f"did you mean {close!r}?"
             )
-    return detectors
+    return [name for name in DETECTORS if name in detectors]

@@ -40,7 +40,7 @@ class ModelShape:
     """Longest sequence, in tokens."""
 
 
-def shape(model: Model) -> ModelShape:
+def shape(model: Any) -> ModelShape:
     """The sizes of a model.
 
     Raises:

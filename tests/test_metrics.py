@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from induction_lens import metrics
+from induction_lens.metrics import Estimate, bootstrap_mean, icl_per_sequence, icl_score
+from induction_lens.toy import ToyConfig, build_toy, toy_weights
+from tests.reference_model import induction_circuit
+
+
+def _toy(implementation):
+    config = ToyConfig(n_layers=2, d_model=22, n_heads=1, d_vocab=31, n_ctx=19, seed=3)
+    return build_toy(config, implementation=implementation, device="cpu")
+
+
+def test_the_loss_at_a_position_predicts_the_token_at_that_position(implementation):
+    model = _toy(implementation)
+    tokens = torch.randint(0, 31, (5, 17), generator=torch.Generator().manual_seed(0))
+    losses = metrics.per_token_loss(model, tokens, batch_size=2)
+    with torch.no_grad():
+        logits = model(tokens)
+    for row in range(5):
+        for pos in range(1, 17):
+            seen = logits[row, pos - 1].double()
+            expected = -math.log(seen.softmax(0)[tokens[row, pos]].item())
+            assert losses[row, pos].item() == pytest.approx(expected, abs=1e-5)
+    assert losses[:, 0].isnan().all()
+
+
+def test_the_copies_of_a_random_sequence_are_predicted(circuit):
+    copy = torch.tensor([5, 2, 9, 7])
+    tokens = torch.cat([torch.tensor([0]), copy, copy])[None]
+    losses = metrics.per_token_loss(circuit, tokens)[0]
+    # position 5 repeats position 1, but nothing before it says that a copy begins
+    assert losses[6:].max() < 1e-3
+    assert losses[1:6].min() > 3
+
+
+def test_the_icl_score_by_hand():
+    losses = torch.tensor([[math.nan, 3.0, 2.0, 5.0, 1.0], [math.nan, 4.0, 4.0, 1.0, 3.5]])
+    assert icl_per_sequence(losses, 1, 4).tolist() == [-2.0, -0.5]
+    assert icl_score(losses, 1, 4).value == pytest.approx(-1.25)
+    assert icl_per_sequence(losses, 2, 3, window=1).tolist() == pytest.approx(
+        [(2 + 5 + 1) / 3 - (3 + 2 + 5) / 3, (4 + 1 + 3.5) / 3 - (4 + 4 + 1) / 3]
+    )
+    flat = icl_score(torch.ones(7, 5), 1, 4)
+    assert (flat.value, flat.low, flat.high, flat.n) == (0.0, 0.0, 0.0, 7)
+
+
+def test_the_default_positions_are_those_of_the_paper():
+    losses = torch.zeros(3, 512)
+    losses[:, 50], losses[:, 500] = 2.0, 1.25
+    assert icl_score(losses).value == pytest.approx(-0.75)
+
+
+def test_the_bootstrap_interval_covers_the_truth_as_often_as_it_says():
+    generator = torch.Generator().manual_seed(0)
+    covered = 0
+    for seed in range(200):
+        sample = torch.randn(60, generator=generator) + 0.7
+        estimate = bootstrap_mean(sample, n_resamples=300, seed=seed)
+        covered += estimate.low <= 0.7 <= estimate.high
+    assert 0.90 <= covered / 200 <= 0.99
+    estimate = bootstrap_mean(torch.randn(400, generator=generator) * 3, seed=1)
+    assert estimate.high - estimate.low == pytest.approx(2 * 1.96 * 3 / 20, rel=0.15)
+
+
+def test_an_estimate_reads_as_value_and_interval():
+    assert str(Estimate(-0.31, -0.4, -0.221, 64)) == "-0.310 [-0.400, -0.221]"
+    assert Estimate(0.3, 0.1, 0.4, 9).excludes_zero()
+    assert Estimate(-0.3, -0.4, -0.1, 9).excludes_zero()
+    assert not Estimate(0.3, -0.1, 0.4, 9).excludes_zero()
+
+
+def test_one_sequence_has_no_interval():
+    estimate = bootstrap_mean(torch.tensor([0.5]))
+    assert (estimate.value, estimate.low, estimate.high) == (0.5, -math.inf, math.inf)
+
+
+def test_nan_is_refused():
+    with pytest.raises(ValueError, match="position 0 has no loss"):
+        bootstrap_mean(torch.tensor([0.5, math.nan]))
+
+
+@pytest.mark.parametrize(
+    "positions", [(0, 4, 0), (3, 3, 0), (4, 2, 0), (1, 5, 0), (1, 4, 1), (2, 4, 1), (1, 4, -1)]
+)
+def test_positions_outside_the_sequence_are_refused(positions):
+    early, late, window = positions
+    with pytest.raises(ValueError, match="the last position of these sequences"):
+        icl_per_sequence(torch.zeros(2, 5), early, late, window=window)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (torch.zeros(2, 20, dtype=torch.long), "at most 19 tokens"),
+        (torch.full((2, 7), 31), "ids from 0 to 30, got ids from 31 to 31"),
+        (torch.full((2, 7), -1), "got ids from -1"),
+        (torch.zeros(0, 7, dtype=torch.long), "at least one of each"),
+    ],
+)
+def test_tokens_that_the_model_cannot_read_are_refused(tokens, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.per_token_loss(_toy("bridge"), tokens)
+
+
+@pytest.mark.parametrize(
+    ("weight", "where"),
+    [
+        ("embed.W_E", "the embedding"),
+        ("blocks.1.attn.W_O", "layer 1"),
+        ("unembed.W_U", "the unembedding"),
+    ],
+)
+def test_nan_logits_name_the_layer_where_they_begin(implementation, weight, where):
+    model = _toy(implementation)
+    with torch.no_grad():
+        toy_weights(model)[weight].fill_(math.nan)
+    with pytest.raises(ValueError, match=f"first appear in {where}"):
+        metrics.per_token_loss(model, torch.ones(2, 7, dtype=torch.long))
+
+
+def test_the_progress_bar_ends_where_the_work_does(capsys):
+    tokens = torch.ones(5, 7, dtype=torch.long)
+    quiet = metrics.per_token_loss(induction_circuit("bridge"), tokens, batch_size=2)
+    shown = metrics.per_token_loss(induction_circuit("bridge"), tokens, batch_size=2, progress=True)
+    assert torch.equal(quiet[:, 1:], shown[:, 1:])
+    rows = [range(5)[rows] for rows in metrics.batches(5, 2, progress="x")]
+    assert rows == [range(2), range(2, 4), range(4, 5)]
