@@ -41,7 +41,7 @@ def zoo() -> pd.DataFrame:
 
 
 def load(
-    model: str | Path | Model,
+    model: str | Path | Model | Any,
     *,
     device: str | None = None,
     dtype: torch.dtype | None = None,

@@ -112,6 +112,9 @@ def _placeholder_tokenizer() -> Any:
         bos_token="<bos>",
         eos_token="<bos>",
         pad_token="<bos>",
+        # TransformerLens reloads a tokenizer from this name unless it adds BOS by itself
+        name_or_path="none",
+        add_bos_token=True,
     )
 
 
