@@ -150,7 +150,12 @@ def train(
                 disk.keep(model, optimization, losses, tokens_seen)
             tokens = draw(step).to(device_of(model)).long()
             loss = _backward(
-                model, tokens, micro_batch=micro_batch, fused=fused, mixed=mixed_precision
+                model,
+                tokens,
+                step=step,
+                micro_batch=micro_batch,
+                fused=fused,
+                mixed=mixed_precision,
             )
             if clip is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), clip)
@@ -269,7 +274,13 @@ def _batch_source(batches: Batches, *, batch_size: int, seed: int) -> Callable[[
 
 
 def _backward(
-    model: Any, tokens: Tensor, *, micro_batch: int | None, fused: bool, mixed: bool | None
+    model: Any,
+    tokens: Tensor,
+    *,
+    step: int,
+    micro_batch: int | None,
+    fused: bool,
+    mixed: bool | None,
 ) -> float:
     """Put the gradient of the batch's mean loss into the model's parameters; the loss in nats."""
     model.zero_grad(set_to_none=True)
@@ -285,7 +296,8 @@ def _backward(
         loss = loss * (len(piece) / len(tokens))
         if not torch.isfinite(loss):
             raise FloatingPointError(
-                f"the loss became {loss.item()}; lower the learning rates, or look at the batch"
+                f"the loss became {loss.item()} at step {step}; lower the learning rates, or look "
+                "at the batch"
             )
         loss.backward()
         total += loss.item()

@@ -126,6 +126,18 @@ def test_folders_without_snapshots_are_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def _break_off_a_file(path: Path) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text("thr")
+        raise RuntimeError
+
+
+def _break_off_a_folder(path: Path) -> None:
+    with atomic_folder(path) as fresh:
+        (fresh / "three").write_text("thr")
+        raise RuntimeError
+
+
 def test_files_are_whole_or_not_there(tmp_path):
     file, folder = tmp_path / "deep" / "file", tmp_path / "folder"
     for content in ("one", "two"):
@@ -133,12 +145,10 @@ def test_files_are_whole_or_not_there(tmp_path):
             temporary.write_text(content)
         with atomic_folder(folder) as fresh:
             (fresh / content).write_text(content)
-    with pytest.raises(RuntimeError), atomic_path(file) as temporary:
-        temporary.write_text("thr")
-        raise RuntimeError
-    with pytest.raises(RuntimeError), atomic_folder(folder) as fresh:
-        (fresh / "three").write_text("thr")
-        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        _break_off_a_file(file)
+    with pytest.raises(RuntimeError):
+        _break_off_a_folder(folder)
     assert file.read_text() == "two"
     assert [path.name for path in folder.iterdir()] == ["two"]
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["deep", "file", "folder", "two"]

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 
 from induction_lens.models import HAS_HOOKED_TRANSFORMER, new_transformer, toy_weights
 from induction_lens.snapshots import weights_hash
@@ -38,7 +38,7 @@ def _scrambled(config: ToyConfig, implementation: str, *, scale: float = 0.3):
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for _, weight in sorted(toy_weights(model).items()):
-            weight += scale * torch.randn(weight.shape, generator=generator)
+            weight.add_(scale * torch.randn(weight.shape, generator=generator))
     return model
 
 

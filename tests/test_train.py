@@ -1,0 +1,331 @@
+"""Training: the same numbers with and without hooks, and after an interruption."""
+
+import json
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+
+from induction_lens import optimization, presets, snapshots, train
+from induction_lens.corpus import is_held_out, load_tokenizer, train_tokenizer
+from induction_lens.models import toy_weights
+from induction_lens.presets import PRESETS, Preset, train_preset
+from induction_lens.toy import ToyConfig, build_toy, set_weights
+from induction_lens.train import snapshot_steps
+
+CONFIG = ToyConfig(
+    n_layers=2, d_model=16, n_heads=2, d_vocab=31, n_ctx=13, smeared_keys=True, attn_only=False
+)
+OPTIONS = {"n_steps": 12, "batch_size": 4, "warmup": 2, "progress": False}
+
+
+def _toy(implementation=None, config: ToyConfig = CONFIG):
+    return build_toy(config, implementation=implementation, device="cpu")
+
+
+def _data(n: int = 20) -> torch.Tensor:
+    """Counting upwards from anywhere: easy to learn."""
+    start = torch.randint(31, (n, 1), generator=torch.Generator().manual_seed(5))
+    return (start + torch.arange(13)) % 31
+
+
+def _weights(model):
+    return {name: w.detach().clone() for name, w in toy_weights(model).items()}
+
+
+def _same(a, b) -> bool:
+    return a.keys() == b.keys() and all(a[name].equal(b[name]) for name in a)
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_fused_and_hooked_training_agree(implementation, optimizer):
+    # Low rates: optimizers that divide by the gradient's size also magnify rounding.
+    rates = {"learning_rate": 1e-3, "muon_learning_rate": 2e-3}
+    hooked, fused = (
+        train(_toy(implementation), _data(), fused=fused, optimizer=optimizer, **OPTIONS, **rates)
+        for fused in (False, True)
+    )
+    assert (hooked.losses - fused.losses).abs().max() < 1e-4
+    assert hooked.losses[-1] < hooked.losses[0] - 0.02
+
+
+def test_training_learns(implementation):
+    run = train(_toy(implementation), _data(), **{**OPTIONS, "n_steps": 60})
+    assert abs(run.losses[0].item() - math.log(31)) < 0.6
+    assert run.losses[-1] < 1.0
+    assert run.tokens_seen == 60 * 4 * 13
+    assert run.tokens_per_second > 0
+
+
+def test_both_classes_train_alike(implementation):
+    bridge = train(_toy("bridge"), _data(), **OPTIONS)
+    other = train(_toy(implementation), _data(), **OPTIONS)
+    assert (bridge.losses - other.losses).abs().max() < 5e-3
+
+
+def test_adamw_follows_torch(implementation):
+    """Three steps against torch's own AdamW on the model's own parameters."""
+    model, reference = _toy(implementation), _toy(implementation)
+    data = _data(12)
+    own = torch.optim.AdamW(
+        [p for p in reference.parameters() if p.requires_grad],
+        lr=1.0,
+        betas=(0.9, 0.95),
+        weight_decay=0.1,
+    )
+    rates = [0.01 * factor for factor in (1 / 2, 1, 2 / 3)]  # warm-up of 2; decay over 1.5 steps
+    losses = []
+    for step, rate in enumerate(rates):
+        batch = data[4 * step : 4 * step + 4]
+        logits = reference(batch)
+        loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), batch[:, 1:].flatten())
+        own.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(reference.parameters(), 0.5)
+        own.param_groups[0]["lr"] = rate
+        own.step()
+        losses.append(loss.item())
+    run = train(
+        model,
+        lambda step: data[4 * step : 4 * step + 4],
+        n_steps=3,
+        optimizer="adamw",
+        learning_rate=0.01,
+        weight_decay=0.1,
+        warmup=2,
+        decay=0.5,
+        clip=0.5,
+        progress=False,
+    )
+    assert run.losses.tolist() == pytest.approx(losses, abs=1e-5)
+    for name, weight in toy_weights(reference).items():
+        assert torch.allclose(toy_weights(model)[name], weight, atol=2e-4), name
+
+
+def test_muon_moves_the_projection_of_all_heads_as_one_matrix(implementation):
+    """One step of Muon turns the gradient into a nearly orthogonal matrix of the rate's size."""
+    model = _toy(implementation, ToyConfig(n_layers=1, d_model=16, n_heads=2, d_vocab=31, n_ctx=13))
+    before = _weights(model)
+    train(
+        model,
+        _data(4),
+        n_steps=1,
+        batch_size=4,
+        warmup=1,
+        muon_learning_rate=0.5,
+        learning_rate=0.0,
+        progress=False,
+    )
+    after = _weights(model)
+    moved = after["blocks.0.attn.W_O"] - before["blocks.0.attn.W_O"]
+    singular = torch.linalg.svdvals(moved.flatten(0, 1)) / 0.5
+    assert singular[:-1].min() > 0.5  # layer norm leaves one direction of the output without use
+    assert singular.max() < 1.5
+    for name in ("embed.W_E", "unembed.W_U", "blocks.0.attn.b_V"):
+        assert after[name].equal(before[name]), name
+
+
+def test_micro_batches_change_nothing_but_memory():
+    whole = train(_toy(), _data(), **OPTIONS)
+    pieces = train(_toy(), _data(), micro_batch=3, **OPTIONS)
+    assert (whole.losses - pieces.losses)[:2].abs().max() < 5e-5
+    assert (whole.losses - pieces.losses).abs().max() < 5e-3  # the optimizers magnify rounding
+
+
+def test_mixed_precision_is_used_when_asked_for():
+    exact = train(_toy(), _data(), **OPTIONS)
+    mixed = train(_toy(), _data(), mixed_precision=True, **OPTIONS)
+    gap = (exact.losses - mixed.losses).abs()
+    assert 1e-6 < gap[0] < 0.05
+    assert gap.max() < 0.5
+
+
+class _InterruptedError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("error", [_InterruptedError, KeyboardInterrupt])
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_an_interrupted_run_continues_exactly(implementation, optimizer, error, tmp_path):
+    data, options = _data(), {**OPTIONS, "optimizer": optimizer, "checkpoint_every": 3}
+    straight = train(_toy(implementation), data, out=tmp_path / "a", **options)
+    draw = train_module()._batch_source(data, batch_size=4, seed=0)
+
+    def broken(step: int) -> torch.Tensor:
+        if step == 8:  # two steps after the last checkpoint
+            raise error
+        return draw(step)
+
+    with pytest.raises(error):
+        train(_toy(implementation), broken, out=tmp_path / "b", **options)
+    assert not list(tmp_path.rglob(".*"))
+    resumed = train(
+        # Other weights to begin with: all must come from the checkpoint.
+        build_and_zero(implementation),
+        data,
+        out=tmp_path / "b",
+        **options,
+    )
+    assert _same(_weights(straight.model), _weights(resumed.model))
+    assert resumed.losses.equal(straight.losses)
+    assert resumed.tokens_seen == straight.tokens_seen == 12 * 4 * 13
+    assert [s.sha256 for s in resumed.snapshots] == [s.sha256 for s in straight.snapshots]
+    finished = train(_toy(implementation), data, out=tmp_path / "b", **options)
+    assert _same(_weights(straight.model), _weights(finished.model))
+    assert math.isnan(finished.tokens_per_second)
+
+
+def train_module():
+    import importlib
+
+    return importlib.import_module("induction_lens.train")
+
+
+def build_and_zero(implementation):
+    model = _toy(implementation)
+    set_weights(model, {name: torch.zeros_like(w) for name, w in toy_weights(model).items()})
+    return model
+
+
+def test_resume_refuses_another_run_and_a_damaged_checkpoint(tmp_path):
+    train(_toy(), _data(), out=tmp_path, **OPTIONS)
+    with pytest.raises(ValueError, match="with another learning_rates, seed; use another folder"):
+        train(_toy(), _data(), out=tmp_path, seed=1, learning_rate=1e-3, **OPTIONS)
+    file = tmp_path / train_module().CHECKPOINT
+    file.write_bytes(file.read_bytes()[:-50])
+    with pytest.raises(ValueError, match=r"checkpoint\.safetensors, which is damaged"):
+        train(_toy(), _data(), out=tmp_path, **OPTIONS)
+    again = train(_toy(), _data(), out=tmp_path, resume=False, snapshots=[5], **OPTIONS)
+    assert [s.step for s in again.snapshots] == [5]
+    assert len(again.losses) == 12
+
+
+def test_snapshots_hold_the_weights_of_their_step(tmp_path):
+    run = train(_toy(), _data(), out=tmp_path, snapshots=[0, 7, 12], **OPTIONS)
+    assert [s.step for s in run.snapshots] == [0, 7, 12]
+    assert [s.tokens_seen for s in run.snapshots] == [0, 7 * 52, 12 * 52]
+    assert run.snapshots[1].extra["loss"] == pytest.approx(run.losses[6].item())
+    first, _, last = (snapshots.load(s, device="cpu") for s in run.snapshots)
+    assert _same(_weights(first), _weights(_toy()))
+    assert _same(_weights(last), _weights(run.model))
+    nothing = train(_toy(), _data(), out=tmp_path / "none", snapshots=[], **OPTIONS)
+    assert nothing.snapshots == ()
+
+
+def test_snapshot_steps_are_logarithmic_then_linear():
+    steps = snapshot_steps(4000, n=20)
+    assert steps == (0, 1, 2, 4, 7, 14, 28, 54, 106, 206, *range(400, 4001, 400))
+    assert snapshot_steps(5) == (0, 1, 2, 3, 4, 5)
+    with pytest.raises(ValueError, match="at least 4 snapshots, got 3"):
+        snapshot_steps(100, n=3)
+
+
+def test_every_epoch_has_every_sequence_once_in_a_new_order():
+    data = torch.arange(24).view(12, 2)
+    draw = train_module()._batch_source(data, batch_size=4, seed=0)
+    epochs = [torch.cat([draw(3 * epoch + i) for i in range(3)])[:, 0] for epoch in range(2)]
+    for epoch in epochs:
+        assert sorted(epoch.tolist()) == data[:, 0].tolist()
+    assert not epochs[0].equal(epochs[1])
+    assert torch.cat([draw(i) for i in range(3)])[:, 0].equal(epochs[0])
+    other = train_module()._batch_source(data, batch_size=4, seed=1)
+    assert not other(0).equal(draw(0))
+
+
+def test_the_rate_rises_stays_and_falls():
+    rates = [train_module()._rate(step, 100, warmup=10, decay=0.4) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9:61] == [1.0] * 52
+    assert rates[80] == pytest.approx(0.5)
+    assert rates[99] == pytest.approx(1 / 40)
+
+
+def test_the_bar_shows_loss_and_speed(capsys):
+    train(_toy(), _data(), **{**OPTIONS, "progress": True})
+    shown = capsys.readouterr().out
+    assert "12/12" in shown
+    assert "tokens/s" in shown
+    assert "nats" in shown
+
+
+def test_bad_input_is_refused(monkeypatch, tmp_path):
+    with pytest.raises(ValueError, match="at least batch_size=16 sequences, got 3"):
+        train(_toy(), _data(3), n_steps=2)
+    with pytest.raises(ValueError, match="n_steps and batch_size ≥ 1, got 0 and 16"):
+        train(_toy(), _data(), n_steps=0)
+    with pytest.raises(ValueError, match="expected a toy model, got Linear"):
+        train(torch.nn.Linear(2, 2), _data(), n_steps=1)
+    with pytest.raises(ValueError, match='expected optimizer "muon" or "adamw", got \'sgd\''):
+        optimization.start(
+            _toy(), "sgd", learning_rate=0.1, muon_learning_rate=0.1, weight_decay=0.0
+        )
+    model = _toy()
+    with torch.no_grad():
+        toy_weights(model)["unembed.W_U"][0, 0] = math.nan
+    with pytest.raises(FloatingPointError, match="the loss became nan at step 0; lower"):
+        train(model, _data(), **OPTIONS)
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(ValueError, match=r"expected torch 2\.9 or later"):
+        train(_toy(), _data(), **OPTIONS)
+    adamw = train(_toy(), _data(), optimizer="adamw", **OPTIONS)
+    assert adamw.losses[-1] < adamw.losses[0]
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A folder of training files, and a preset small enough to train on it."""
+    names = [name for name in (f"file_{i}.py" for i in range(60)) if not is_held_out(name)]
+    for i, name in enumerate(names):
+        lines = "".join(f"value_{i}_{j} = compute(value_{i}_{j - 1})\n" for j in range(60))
+        (tmp_path / "source" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "source" / name).write_text(lines)
+    return tmp_path / "source"
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    config = ToyConfig(n_layers=1, d_model=8, n_heads=1, d_vocab=300, n_ctx=512)
+    monkeypatch.setitem(PRESETS, "tiny", Preset(config, "tiny", n_tokens=3 * 4 * 512, batch_size=4))
+    # The card measures the standard library's held-out text; a short one is enough here.
+    text, short = presets.text_tokens, ["held_out = compute(value)\n" * 900]
+    monkeypatch.setattr(
+        presets,
+        "text_tokens",
+        lambda model, **options: text(model, source=short, n_sequences=8, **options),
+    )
+
+
+def test_a_preset_trains_from_source_alone_and_continues(tiny, source, tmp_path):
+    out = tmp_path / "out"
+    run = train_preset("tiny", out, roots=[source], progress=False, device="cpu", seed=3)
+    assert (run.n_steps, run.tokens_seen) == (3, 3 * 4 * 512)
+    loaded = snapshots.load(out / "model", device="cpu")
+    assert _same(_weights(loaded), _weights(run.model))
+    assert loaded.toy_config.seed == 3
+    learned = loaded.tokenizer("value_1_2 = compute").input_ids
+    assert len(learned) < 12  # words of the source, not bytes
+    card = json.loads((out / "model" / "card.json").read_text())
+    assert card["training_tokens"] == 6144
+    assert card["parameters"] == 2 * 300 * 8 + 4 * 64 + 4 * 8
+    assert card["icl_low"] <= card["icl_score"] <= card["icl_high"]
+    losses = [run.losses[0].item(), math.log(300)]
+    assert card["held_out_loss"] == pytest.approx(sum(losses) / 2, abs=0.5)
+    again = train_preset("tiny", out, roots=[tmp_path / "none"], progress=False, seed=3)
+    assert again.losses.equal(run.losses)
+
+
+def test_a_preset_takes_a_tokenizer(tiny, source, tmp_path):
+    tokenizer = train_tokenizer(["unlike the source " * 99], vocab_size=280)
+    train_preset(
+        "tiny", tmp_path, roots=[source], tokenizer=tokenizer, n_tokens=2048, progress=False
+    )
+    kept = load_tokenizer(tmp_path / "tokenizer.json")
+    assert kept.get_vocab() == tokenizer.get_vocab()
+
+
+def test_presets_refuse_what_cannot_be(tiny, source, tmp_path):
+    with pytest.raises(ValueError, match=r"one of toy-2l, toy-1l, .*, got 'toy-9l'"):
+        train_preset("toy-9l", tmp_path)
+    with pytest.raises(ValueError, match="expected text for 5860 sequences of 512 tokens"):
+        train_preset("tiny", tmp_path, roots=[source], n_tokens=3_000_000)
