@@ -108,13 +108,15 @@ class AblationStudy:
         Raises:
             ValueError: if the positions lie outside the sequences.
         """
-        chosen = (
-            self.early if early is None else early,
-            self.late if late is None else late,
-            self.window if window is None else window,
+        return _study(
+            self.heads,
+            self.method,
+            (self.clean_losses, self.ablated_losses, self.control_losses),
+            self.control_heads,
+            early=self.early if early is None else early,
+            late=self.late if late is None else late,
+            window=self.window if window is None else window,
         )
-        losses = (self.clean_losses, self.ablated_losses, self.control_losses)
-        return dataclasses.replace(self, **_at_positions(chosen, losses, self.control_heads))
 
     def to_frame(self) -> pd.DataFrame:
         """One row for `clean`, `ablated` and `effect`, and one for each control's effect."""
@@ -229,15 +231,14 @@ def ablate(
         model, sets, tokens, method, reference, per_position, seed, batch_size, progress
     )
     losses = torch.stack(list(runner.losses()))
-    measured = (clean, losses[0], losses[1:])
-    return AblationStudy(
-        heads=tuple(parsed),
-        method=method,
-        clean_losses=clean,
-        ablated_losses=losses[0],
-        control_losses=losses[1:],
-        control_heads=tuple(controls),
-        **_at_positions((early, late, window), measured, controls),
+    return _study(
+        tuple(parsed),
+        method,
+        (clean, losses[0], losses[1:]),
+        tuple(controls),
+        early=early,
+        late=late,
+        window=window,
     )
 
 
@@ -351,13 +352,17 @@ def _of_heads(
     }
 
 
-def _at_positions(
-    positions: tuple[int, int, int],
+def _study(
+    heads: tuple[Head, ...],
+    method: Method,
     losses: tuple[Tensor, Tensor, Tensor],
-    controls: Sequence[tuple[Head, ...]],
-) -> dict[str, object]:
-    """The fields of a study that depend on where the ICL score is taken."""
-    early, late, window = positions
+    control_heads: tuple[tuple[Head, ...], ...],
+    *,
+    early: int,
+    late: int,
+    window: int,
+) -> AblationStudy:
+    """The study with its ICL scores taken at these positions of the losses."""
     clean, ablated, by_control = losses
     before = icl_per_sequence(clean, early, late, window=window)
 
@@ -365,19 +370,25 @@ def _at_positions(
         return bootstrap_mean(icl_per_sequence(after, early, late, window=window) - before)
 
     tested = effect(ablated)
-    measured = [
-        Control(tuple(heads), effect(after))
-        for heads, after in zip(controls, by_control, strict=True)
+    controls = [
+        Control(chosen, effect(after))
+        for chosen, after in zip(control_heads, by_control, strict=True)
     ]
-    measured.sort(key=lambda control: control.effect.value, reverse=True)
-    stronger = sum(control.effect.value >= tested.value for control in measured)
-    return {
-        "early": early,
-        "late": late,
-        "window": window,
-        "clean": icl_score(clean, early, late, window=window),
-        "ablated": icl_score(ablated, early, late, window=window),
-        "effect": tested,
-        "controls": tuple(measured),
-        "rank": 1 + stronger if measured else None,
-    }
+    controls.sort(key=lambda control: control.effect.value, reverse=True)
+    stronger = sum(control.effect.value >= tested.value for control in controls)
+    return AblationStudy(
+        heads=heads,
+        method=method,
+        early=early,
+        late=late,
+        window=window,
+        clean=icl_score(clean, early, late, window=window),
+        ablated=icl_score(ablated, early, late, window=window),
+        effect=tested,
+        controls=tuple(controls),
+        rank=1 + stronger if controls else None,
+        clean_losses=clean,
+        ablated_losses=ablated,
+        control_heads=control_heads,
+        control_losses=by_control,
+    )

@@ -86,7 +86,6 @@ class Optimization:
 def start(
     model: Any,
     optimizer: str,
-    *,
     learning_rate: float,
     muon_learning_rate: float,
     weight_decay: float,

@@ -16,7 +16,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -111,19 +111,9 @@ def train(
             checkpoint belongs to another run; or this torch has no Muon.
         FloatingPointError: The loss is not finite any more.
     """
-    config = toy_config(model)
-    if n_steps < 1 or batch_size < 1:
-        raise ValueError(f"expected n_steps and batch_size ≥ 1, got {n_steps} and {batch_size}")
-    draw = _batch_source(batches, batch_size=batch_size, seed=seed)
-    optimization = start(
-        model,
-        optimizer,
-        learning_rate=learning_rate,
-        muon_learning_rate=muon_learning_rate,
-        weight_decay=weight_decay,
-    )
+    draw = _batch_source(batches, n_steps=n_steps, batch_size=batch_size, seed=seed)
     settings = {
-        "model": config.to_dict(),
+        "model": toy_config(model).to_dict(),
         "n_steps": n_steps,
         "batch_size": batch_size,
         "optimizer": optimizer,
@@ -131,71 +121,65 @@ def train(
         "schedule": [warmup, decay],
         "seed": seed,
     }
-    disk = (
-        None
-        if out is None
-        else _Disk(
-            Path(out),
-            settings,
-            set(snapshot_steps(n_steps) if snapshots is None else snapshots),
-            checkpoint_every,
-        )
-    )
-    losses, tokens_seen = disk.begin(model, optimization, resume=resume) if disk else ([], 0)
-    first_step, first_tokens, started = len(losses), tokens_seen, time.perf_counter()
+    optimization = start(model, optimizer, learning_rate, muon_learning_rate, weight_decay)
+    schedule = snapshot_steps(n_steps) if snapshots is None else snapshots
+    run = _Run(None if out is None else Path(out), settings, set(schedule), checkpoint_every)
+    run.begin(model, optimization, resume=resume)
+    first_step, first_tokens, started = len(run.losses), run.tokens_seen, time.perf_counter()
 
     with _bar(progress, n_steps, first_step) as report:
         for step in range(first_step, n_steps):
-            if disk:
-                disk.keep(model, optimization, losses, tokens_seen)
+            run.keep(model, optimization)
             tokens = draw(step).to(device_of(model)).long()
-            loss = _backward(
-                model,
-                tokens,
-                step=step,
-                micro_batch=micro_batch,
-                fused=fused,
-                mixed=mixed_precision,
-            )
+            model.zero_grad(set_to_none=True)
+            loss = 0.0
+            for piece in tokens.split(micro_batch or len(tokens)):
+                share = len(piece) / len(tokens)
+                loss += share * _backward(model, piece, share, fused=fused, mixed=mixed_precision)
+            if not math.isfinite(loss):
+                raise FloatingPointError(
+                    f"the loss became {loss} at step {step}; lower the learning rates, or look at "
+                    "the batch"
+                )
             if clip is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), clip)
             optimization.update(model, _rate(step, n_steps, warmup=warmup, decay=decay))
-            losses.append(loss)
-            tokens_seen += tokens.numel()
-            report(loss, (tokens_seen - first_tokens) / (time.perf_counter() - started))
-    if disk:
-        disk.keep(model, optimization, losses, tokens_seen)
+            run.add(loss, tokens)
+            report(loss, (run.tokens_seen - first_tokens) / (time.perf_counter() - started))
+    run.keep(model, optimization)
     model.zero_grad(set_to_none=True)
-    new_tokens, seconds = tokens_seen - first_tokens, time.perf_counter() - started
+    new_tokens, seconds = run.tokens_seen - first_tokens, time.perf_counter() - started
     return TrainingRun(
         model=model,
-        losses=torch.tensor(losses),
+        losses=torch.tensor(run.losses),
         n_steps=n_steps,
-        tokens_seen=tokens_seen,
+        tokens_seen=run.tokens_seen,
         tokens_per_second=new_tokens / seconds if new_tokens else math.nan,
-        snapshots=disk.snapshots() if disk else (),
+        snapshots=run.snapshots(),
     )
 
 
-@dataclass(frozen=True)
-class _Disk:
-    """What a run keeps in its folder."""
+@dataclass
+class _Run:
+    """How far a run is, and what it keeps in its folder, if it has one."""
 
-    folder: Path
+    folder: Path | None
     settings: dict[str, Any]
     schedule: set[int]
     checkpoint_every: int
+    losses: list[float] = field(default_factory=list)
+    tokens_seen: int = 0
 
-    def begin(
-        self, model: Any, optimization: Optimization, *, resume: bool
-    ) -> tuple[list[float], int]:
-        """Restore the checkpoint, or clear the folder for a new run; losses and tokens so far."""
+    def begin(self, model: Any, optimization: Optimization, *, resume: bool) -> None:
+        """Restore the checkpoint, or clear the folder for a new run."""
+        if self.folder is None:
+            return
         path = self.folder / CHECKPOINT
         if not (resume and path.is_file()):
             path.unlink(missing_ok=True)
             for stale in self.folder.glob("snapshots/step-*"):
                 shutil.rmtree(stale)
-            return [], 0
+            return
         tensors, about = read_checkpoint(path)
         wanted = json.loads(json.dumps(self.settings))
         differs = [key for key in wanted if about["settings"].get(key) != wanted[key]]
@@ -206,24 +190,30 @@ class _Disk:
             )
         optimization.restore(tensors)
         optimization.copy_to(model)
-        return tensors["losses"].tolist(), about["tokens_seen"]
+        self.losses, self.tokens_seen = tensors["losses"].tolist(), about["tokens_seen"]
 
-    def keep(
-        self, model: Any, optimization: Optimization, losses: list[float], tokens_seen: int
-    ) -> None:
+    def add(self, loss: float, tokens: Tensor) -> None:
+        """Count one update."""
+        self.losses.append(loss)
+        self.tokens_seen += tokens.numel()
+
+    def keep(self, model: Any, optimization: Optimization) -> None:
         """Save what is due after this many steps: a snapshot, a checkpoint, both or neither."""
-        step = len(losses)
+        if self.folder is None:
+            return
+        step, seen = len(self.losses), self.tokens_seen
         if step in self.schedule:
-            extra = {"loss": losses[-1]} if losses else {}
-            save(model, self.folder / "snapshots", step=step, tokens_seen=tokens_seen, extra=extra)
+            extra = {"loss": self.losses[-1]} if self.losses else {}
+            save(model, self.folder / "snapshots", step=step, tokens_seen=seen, extra=extra)
         if step and (step % self.checkpoint_every == 0 or step == self.settings["n_steps"]):
-            about = {"settings": json.dumps(self.settings), "tokens_seen": str(tokens_seen)}
-            optimization.save(self.folder / CHECKPOINT, about, losses)
+            about = {"settings": json.dumps(self.settings), "tokens_seen": str(seen)}
+            optimization.save(self.folder / CHECKPOINT, about, self.losses)
 
     def snapshots(self) -> tuple[Snapshot, ...]:
         """The snapshots in the folder."""
-        folder = self.folder / "snapshots"
-        return tuple(list_snapshots(folder)) if folder.is_dir() else ()
+        if self.folder is None or not (self.folder / "snapshots").is_dir():
+            return ()
+        return tuple(list_snapshots(self.folder / "snapshots"))
 
 
 def snapshot_steps(n_steps: int, n: int = 40) -> tuple[int, ...]:
@@ -251,7 +241,11 @@ def _rate(step: int, n_steps: int, *, warmup: int, decay: float) -> float:
     return min(1.0, rise, fall)
 
 
-def _batch_source(batches: Batches, *, batch_size: int, seed: int) -> Callable[[int], Tensor]:
+def _batch_source(
+    batches: Batches, *, n_steps: int, batch_size: int, seed: int
+) -> Callable[[int], Tensor]:
+    if n_steps < 1 or batch_size < 1:
+        raise ValueError(f"expected n_steps and batch_size ≥ 1, got {n_steps} and {batch_size}")
     if not isinstance(batches, Tensor):
         return batches
     n_batches = len(batches) // batch_size
@@ -274,34 +268,18 @@ def _batch_source(batches: Batches, *, batch_size: int, seed: int) -> Callable[[
 
 
 def _backward(
-    model: Any,
-    tokens: Tensor,
-    *,
-    step: int,
-    micro_batch: int | None,
-    fused: bool,
-    mixed: bool | None,
+    model: Any, tokens: Tensor, share: float, *, fused: bool, mixed: bool | None
 ) -> float:
-    """Put the gradient of the batch's mean loss into the model's parameters; the loss in nats."""
-    model.zero_grad(set_to_none=True)
-    config = toy_config(model)
-    total = 0.0
-    on_cuda = tokens.device.type == "cuda"
-    for piece in tokens.split(micro_batch or len(tokens)):
-        with torch.autocast(
-            tokens.device.type, torch.bfloat16, enabled=on_cuda if mixed is None else mixed
-        ):
-            logits = toy_logits(toy_weights(model), config, piece) if fused else model(piece)
-        loss = F.cross_entropy(logits[:, :-1].float().flatten(0, 1), piece[:, 1:].flatten())
-        loss = loss * (len(piece) / len(tokens))
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss became {loss.item()} at step {step}; lower the learning rates, or look "
-                "at the batch"
-            )
-        loss.backward()
-        total += loss.item()
-    return total
+    """Add `share` times the gradient of the mean loss to the model's; the mean loss in nats."""
+    mixed = tokens.device.type == "cuda" if mixed is None else mixed
+    with torch.autocast(tokens.device.type, torch.bfloat16, enabled=mixed):
+        if fused:
+            logits = toy_logits(toy_weights(model), toy_config(model), tokens)
+        else:
+            logits = model(tokens)
+    loss = F.cross_entropy(logits[:, :-1].float().flatten(0, 1), tokens[:, 1:].flatten())
+    (loss * share).backward()
+    return loss.item()
 
 
 @contextmanager

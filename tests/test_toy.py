@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from induction_lens.toy import (
     toy_logits,
 )
 
-SIZES = {"n_layers": 2, "d_model": 24, "n_heads": 3, "d_vocab": 37, "n_ctx": 29}
+SIZES: dict[str, Any] = {"n_layers": 2, "d_model": 24, "n_heads": 3, "d_vocab": 37, "n_ctx": 29}
 
 # Every kind of toy in every class that can hold it.
 KINDS = [

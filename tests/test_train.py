@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from induction_lens.train import snapshot_steps
 CONFIG = ToyConfig(
     n_layers=2, d_model=16, n_heads=2, d_vocab=31, n_ctx=13, smeared_keys=True, attn_only=False
 )
-OPTIONS = {"n_steps": 12, "batch_size": 4, "warmup": 2, "progress": False}
+OPTIONS: dict[str, Any] = {"n_steps": 12, "batch_size": 4, "warmup": 2, "progress": False}
 
 
 def _toy(implementation=None, config: ToyConfig = CONFIG):
@@ -41,7 +42,7 @@ def _same(a, b) -> bool:
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_fused_and_hooked_training_agree(implementation, optimizer):
     # Low rates: optimizers that divide by the gradient's size also magnify rounding.
-    rates = {"learning_rate": 1e-3, "muon_learning_rate": 2e-3}
+    rates: dict[str, Any] = {"learning_rate": 1e-3, "muon_learning_rate": 2e-3}
     hooked, fused = (
         train(_toy(implementation), _data(), fused=fused, optimizer=optimizer, **OPTIONS, **rates)
         for fused in (False, True)
@@ -150,7 +151,7 @@ class _InterruptedError(Exception):
 def test_an_interrupted_run_continues_exactly(implementation, optimizer, error, tmp_path):
     data, options = _data(), {**OPTIONS, "optimizer": optimizer, "checkpoint_every": 3}
     straight = train(_toy(implementation), data, out=tmp_path / "a", **options)
-    draw = train_module()._batch_source(data, batch_size=4, seed=0)
+    draw = train_module()._batch_source(data, n_steps=1, batch_size=4, seed=0)
 
     def broken(step: int) -> torch.Tensor:
         if step == 8:  # two steps after the last checkpoint
@@ -223,13 +224,13 @@ def test_snapshot_steps_are_logarithmic_then_linear():
 
 def test_every_epoch_has_every_sequence_once_in_a_new_order():
     data = torch.arange(24).view(12, 2)
-    draw = train_module()._batch_source(data, batch_size=4, seed=0)
+    draw = train_module()._batch_source(data, n_steps=1, batch_size=4, seed=0)
     epochs = [torch.cat([draw(3 * epoch + i) for i in range(3)])[:, 0] for epoch in range(2)]
     for epoch in epochs:
         assert sorted(epoch.tolist()) == data[:, 0].tolist()
     assert not epochs[0].equal(epochs[1])
     assert torch.cat([draw(i) for i in range(3)])[:, 0].equal(epochs[0])
-    other = train_module()._batch_source(data, batch_size=4, seed=1)
+    other = train_module()._batch_source(data, n_steps=1, batch_size=4, seed=1)
     assert not other(0).equal(draw(0))
 
 
@@ -257,9 +258,7 @@ def test_bad_input_is_refused(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="expected a toy model, got Linear"):
         train(torch.nn.Linear(2, 2), _data(), n_steps=1)
     with pytest.raises(ValueError, match='expected optimizer "muon" or "adamw", got \'sgd\''):
-        optimization.start(
-            _toy(), "sgd", learning_rate=0.1, muon_learning_rate=0.1, weight_decay=0.0
-        )
+        optimization.start(_toy(), "sgd", 0.1, 0.1, 0.0)
     model = _toy()
     with torch.no_grad():
         toy_weights(model)["unembed.W_U"][0, 0] = math.nan

@@ -65,7 +65,7 @@ class TargetMass:
     ) -> None:
         """Measure these detectors, with targets marked on the tokens `marked`."""
         self._shape = shape(model)
-        self._marked = marked
+        self._marked, self._detectors = marked, detectors
         sizes = (self._shape.n_layers, self._shape.n_heads, len(marked))
         self._mass = {name: torch.zeros(sizes, dtype=torch.float64) for name in detectors}
         self._queries = {name: torch.zeros(len(marked), dtype=torch.float64) for name in detectors}
@@ -76,7 +76,7 @@ class TargetMass:
     ) -> list[tuple[str, HookFunction]]:
         """One hook on each layer's pattern."""
         marked = self._marked[rows].to(tokens.device)
-        masks = {name: target_mask(marked, name) for name in self._mass}
+        masks = {name: target_mask(marked, name) for name in self._detectors}
         visible = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
         for name, mask in masks.items():
             self._queries[name][rows] = mask.any(-1).sum(-1).double().cpu()

@@ -61,10 +61,10 @@ def load_pretrained(
         return _load_folder(folder, device=device, dtype=dtype)
     try:
         if HAS_HOOKED_TRANSFORMER and is_official_name(name):
+            # its **kwargs are annotated as if all were of one type
+            options: Any = {"device": device, "dtype": dtype}
             with _quiet():
-                return transformer_lens.HookedTransformer.from_pretrained(
-                    name, device=device, dtype=dtype
-                )
+                return transformer_lens.HookedTransformer.from_pretrained(name, **options)
         with _quiet():
             bridge = TransformerBridge.boot_transformers(name, device=device, dtype=dtype)
     except OSError as error:
