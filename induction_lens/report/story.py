@@ -1,0 +1,248 @@
+"""The whole story of one model: which heads do induction, and what in-context learning owes them.
+
+1. Score every head on repeated random tokens (previous-token on text, where there is a tokenizer).
+2. Take the induction heads: above the threshold and above chance; for want of one, the strongest
+   candidate; or the heads that the caller names.
+3. Knock them out together by every method, beside random sets with as many heads in each layer.
+4. Take the ICL score (Olsson et al. 2022, "Argument 1") as the paper defines it, at two positions,
+   and averaged over windows around them, from the same losses, paired by sequence.
+5. Knock out each head alone, and look at the best head's attention on a short passage.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxtyping import Int
+from torch import Tensor
+
+from induction_lens.ablation import AblationStudy, ablate, ablate_each_head, n_possible_controls
+from induction_lens.detectors import score_heads
+from induction_lens.files import atomic_path, write_text
+from induction_lens.heads import Head, HeadLike, HeadScores, ScoreTable, parse_heads
+from induction_lens.knockout import METHODS, Method, checked_method
+from induction_lens.models import Model, shape
+from induction_lens.report import page, words
+from induction_lens.report.card import card_of, short_name
+from induction_lens.report.evaluation import (
+    N_SEQUENCES,
+    Data,
+    evaluation_data,
+    example_of,
+)
+from induction_lens.report.findings import Findings, Why
+from induction_lens.tokens import Source
+
+_N_SWEEP = 96  # sequences for the effect of each head alone, which takes a run per head
+_N_SCORED_TEXT = 64  # sequences of text for the previous-token score
+
+
+@dataclass(frozen=True, eq=False)
+class Report(Findings):
+    """Findings that can be read: as words, as a page, in a notebook, as files."""
+
+    @property
+    def headline(self) -> str:
+        """One line: how many induction heads there are."""
+        return words.headline(self)
+
+    @property
+    def summary(self) -> str:
+        """The result in plain words, with its numbers."""
+        return "\n\n".join(words.summary(self))
+
+    def to_html(self) -> str:
+        """The page: one self-contained HTML document that needs no network."""
+        return page.render(self)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the page and its data; each file appears whole or not at all.
+
+        The files are `index.html`, `heads.csv`, `icl.csv`, `losses.parquet` and `report.json`.
+
+        Returns:
+            The path of `index.html`.
+
+        Raises:
+            ValueError: if `folder` is a file.
+        """
+        folder = Path(folder)
+        if folder.is_file():
+            raise ValueError(f"expected a folder to write to, got the file {folder}; name another")
+        write_text(folder / "heads.csv", self.heads_frame().to_csv(index=False))
+        write_text(folder / "icl.csv", self.to_frame().to_csv(index=False))
+        with atomic_path(folder / "losses.parquet") as path:
+            self.losses_frame().to_parquet(path, index=False)
+        content = {"headline": self.headline, "summary": self.summary, **self.to_dict()}
+        write_text(folder / "report.json", json.dumps(content, indent=1, allow_nan=False))
+        write_text(folder / "index.html", self.to_html())
+        return folder / "index.html"
+
+    def _repr_html_(self) -> str:
+        inner = html.escape(self.to_html(), quote=True)
+        return (
+            f'<iframe srcdoc="{inner}" title="{html.escape(self.headline)}" '
+            'style="width: 100%; height: 48rem; border: 0"></iframe>'
+        )
+
+
+def report(
+    model: Model,
+    *,
+    text: Int[Tensor, "batch pos"] | Source | None = None,
+    heads: Iterable[HeadLike] | HeadLike | None = None,
+    threshold: float = 0.3,
+    methods: Sequence[Method | str] = METHODS,
+    n_controls: int = 20,
+    n_sequences: int = N_SEQUENCES,
+    seed: int = 0,
+    early: int | None = None,
+    late: int | None = None,
+    window: int = 10,
+    progress: bool = True,
+) -> Report:
+    """Find the induction heads of a model, knock them out, and say what that did.
+
+    Args:
+        model: a hooked model, from `load` or your own.
+        text: what to measure losses on: sequences of tokens with BOS at position 0, or a source of
+            text as in `text_tokens`; None: the held-out part of Python's standard library, or
+            repeated random tokens where the model has no tokenizer.
+        heads: heads to knock out, instead of the induction heads that are found.
+        threshold: induction score above which a head counts as an induction head.
+        methods: ablation methods.
+        n_controls: random control sets per method: this many, or all there are.
+        n_sequences: sequences to measure losses on, unless `text` holds tokens.
+        seed: seed of every draw.
+        early: position of the early token of the ICL score; None: the paper's 50, or as the
+            context allows.
+        late: position of the late token; None: the paper's 500, or as the context allows.
+        window: positions on each side of both for the windowed ICL score; made smaller where the
+            context is short.
+        progress: show a progress bar on stderr.
+
+    Raises:
+        ValueError: for heads, methods, positions or text that do not fit the model.
+    """
+    methods = _checked_methods(methods)
+    named = _named(model, heads)
+    positions = {"early": early, "late": late, "window": window}
+    data = evaluation_data(model, text, n_sequences=n_sequences, seed=seed, **positions)
+    with _stages(progress, total=3 + len(methods)) as stage:
+        stage("scoring heads")
+        scores = _scores(model, data, seed)
+        found = tuple(scores["induction"].above(threshold))
+        studied, why = _studied(named, found, scores["induction"])
+        possible = n_possible_controls(model, studied)
+        options = {"n_controls": min(n_controls, possible), "seed": seed}
+        studies: dict[str, AblationStudy] = {}
+        for method in methods:
+            stage(f"knocking out {' '.join(map(str, studied))} ({method})")
+            studies[method] = _study(model, studied, data, method=method, **options)
+        stage("knocking out each head alone")
+        effects = _each_head(model, data, seed)
+        stage("writing the report")
+        asked = {"heads": named, "threshold": threshold, "methods": methods, "seed": seed}
+        asked |= {"n_controls": n_controls, "n_sequences": n_sequences, **positions}
+        return Report(
+            name=short_name(model),
+            card=card_of(model, data, text=text, options=asked),
+            scores=scores,
+            threshold=threshold,
+            heads=found,
+            studied=studied,
+            why=why,
+            studies=studies,
+            windowed={m: study.at(window=data.positions.window) for m, study in studies.items()},
+            effects=effects,
+            tokens=data.tokens.cpu(),
+            example=example_of(model, scores["induction"].top(1)[0][0], data),
+            is_text=data.is_text,
+            notes=(*data.notes, *words.notes_on_controls(studied, n_controls, possible)),
+        )
+
+
+def _checked_methods(methods: Sequence[str]) -> tuple[Method, ...]:
+    if not methods:
+        raise ValueError(f"expected at least one of {', '.join(METHODS)}, got no methods")
+    return tuple(checked_method(method) for method in methods)
+
+
+def _named(model: Model, heads: Iterable[HeadLike] | HeadLike | None) -> tuple[Head, ...] | None:
+    """The heads that the caller named, if any."""
+    sizes = shape(model)
+    if heads is None:
+        return None
+    return tuple(parse_heads(heads, n_layers=sizes.n_layers, n_heads=sizes.n_heads))
+
+
+def _scores(model: Model, data: Data, seed: int) -> ScoreTable:
+    text = data.tokens[:_N_SCORED_TEXT] if data.is_text else None
+    return score_heads(model, text=text, seed=seed)
+
+
+def _studied(
+    heads: tuple[Head, ...] | None, found: tuple[Head, ...], induction: HeadScores
+) -> tuple[tuple[Head, ...], Why]:
+    if heads is not None:
+        return heads, "chosen"
+    if found:
+        return tuple(sorted(found)), "induction"
+    return (induction.top(1)[0][0],), "strongest"
+
+
+def _study(
+    model: Model,
+    heads: tuple[Head, ...],
+    data: Data,
+    *,
+    method: Method,
+    n_controls: int,
+    seed: int,
+) -> AblationStudy:
+    where = data.positions
+    return ablate(
+        model,
+        heads,
+        data.tokens,
+        method=method,
+        n_controls=n_controls,
+        seed=seed,
+        early=where.early,
+        late=where.late,
+    )
+
+
+def _each_head(model: Model, data: Data, seed: int) -> HeadScores:
+    where = data.positions
+    return ablate_each_head(
+        model,
+        data.tokens[:_N_SWEEP],
+        seed=seed,
+        early=where.early,
+        late=where.late,
+        window=where.window,
+    )
+
+
+@contextmanager
+def _stages(show: bool, *, total: int) -> Iterator[Callable[[str], None]]:
+    """A progress bar on stderr over named stages; yields what to call as each begins."""
+    from tqdm.auto import tqdm
+
+    with tqdm(total=total, disable=not show, leave=False, file=sys.stderr) as bar:
+        started = False
+
+        def stage(name: str) -> None:
+            nonlocal started
+            bar.update(int(started))
+            bar.set_description(name)
+            started = True
+
+        yield stage

@@ -1,0 +1,535 @@
+"""The report: its numbers, its words, its page, and every model that needs a case of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import inspect
+import json
+import math
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from induction_lens.ablation import AblationStudy, Control
+from induction_lens.cli import report_command
+from induction_lens.detectors import score_heads
+from induction_lens.heads import Head, HeadScores, ScoreTable
+from induction_lens.metrics import Estimate, per_token_loss
+from induction_lens.report import Example, card, page, report, words
+from induction_lens.report.evaluation import (
+    Data,
+    Positions,
+    choose_positions,
+    evaluation_data,
+    example_of,
+)
+from induction_lens.toy import ToyConfig, build_toy
+from tests.hf_folders import D_VOCAB, tiny_tokenizer
+from tests.reference_model import induction_circuit
+
+METHODS = ["zero", "mean", "resample", "pattern-preserving"]
+QUICK = {"n_sequences": 9, "progress": False}
+TEXT = "\n".join(f"def name_{i}(argument): return argument + {i}" for i in range(400))
+
+
+def _toy(*, tokenizer: bool = True, **changes):
+    sizes = dict(n_layers=2, d_model=24, n_heads=3, d_vocab=D_VOCAB, n_ctx=67, seed=3)
+    model = build_toy(ToyConfig(**sizes | changes), device="cpu")
+    model.tokenizer = tiny_tokenizer() if tokenizer else None
+    return model
+
+
+@pytest.fixture(scope="module")
+def toy():
+    return _toy()
+
+
+@pytest.fixture(scope="module")
+def found(toy):
+    """A report on a random model and text."""
+    return report(toy, text=TEXT, **QUICK)
+
+
+@pytest.fixture(scope="module")
+def of_circuit():
+    """A report on the hand-set circuit: no tokenizer, 41 tokens of context, one induction head."""
+    return report(induction_circuit(), **QUICK)
+
+
+@pytest.fixture(scope="module")
+def folder(found, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    assert found.save(folder) == folder / "index.html"
+    return folder
+
+
+# --- numbers ---------------------------------------------------------------------------------
+
+
+def _icl(losses: pd.DataFrame, run: str, early: int, late: int, window: int) -> np.ndarray:
+    """ICL score of each sequence, from the rows of losses.parquet alone."""
+    table = losses.pivot(index="sequence", columns="position", values=run)
+    around = {at: table.loc[:, at - window : at + window].mean(axis=1) for at in (early, late)}
+    return (around[late] - around[early]).to_numpy(float)
+
+
+def test_icl_table_follows_from_the_saved_losses(folder):
+    losses = pd.read_parquet(folder / "losses.parquet")
+    table = pd.read_csv(folder / "icl.csv").query("kind == 'tested'")
+    assert sorted(zip(table.definition, table.method, strict=True)) == sorted(
+        (definition, method) for definition in ("paper", "windowed") for method in METHODS
+    )
+    assert set(table.window[table.definition == "paper"]) == {0}
+    assert set(table.window[table.definition == "windowed"]) == {6}
+    resamples = np.random.default_rng(1).integers(9, size=(20_000, 9))
+    for row in table.itertuples():
+        where = (row.early, row.late, row.window)
+        clean, ablated = _icl(losses, "clean", *where), _icl(losses, row.method, *where)
+        for name, values in {"clean": clean, "ablated": ablated, "effect": ablated - clean}.items():
+            assert getattr(row, name) == pytest.approx(values.mean(), abs=1e-5)
+            low, high = np.quantile(values[resamples].mean(axis=1), [0.025, 0.975])
+            slack = 0.1 * (high - low) + 1e-5
+            assert getattr(row, f"{name}_low") == pytest.approx(low, abs=slack)
+            assert getattr(row, f"{name}_high") == pytest.approx(high, abs=slack)
+
+
+def test_saved_losses_are_those_of_the_saved_tokens(toy, found, folder):
+    losses = pd.read_parquet(folder / "losses.parquet")
+    assert list(losses.columns) == ["sequence", "position", "token", "clean", *METHODS]
+    assert (losses.position.min(), losses.position.max()) == (1, 66)
+    row = losses[losses.sequence == 4]
+    tokens = torch.tensor([[0, *row.token]])
+    with torch.no_grad():
+        logits = toy(tokens)[0]
+    expected = -logits.log_softmax(-1)[torch.arange(66), tokens[0, 1:]]
+    assert row.clean.to_numpy() == pytest.approx(expected.numpy(), abs=1e-4)
+    assert torch.equal(found.tokens[4], tokens[0])
+
+
+def test_controls_and_ranks_in_the_table(found, folder):
+    table = pd.read_csv(folder / "icl.csv")
+    for definition, studies in (("paper", found.studies), ("windowed", found.windowed)):
+        for method, study in studies.items():
+            rows = table[(table.definition == definition) & (table.method == method)]
+            tested, controls = rows[rows.kind == "tested"].iloc[0], rows[rows.kind == "control"]
+            assert len(controls) == tested.n_controls == len(study.controls) == 2
+            assert tested["rank"] == 1 + (controls.effect >= tested.effect).sum() == study.rank
+            assert (controls.ablated - controls.clean - controls.effect).abs().max() < 1e-9
+            assert {str(heads) for heads in controls.heads} == {
+                f"{head.layer}.{other}"
+                for head in found.studied
+                for other in range(3)
+                if other != head.head
+            }
+
+
+def test_heads_table_holds_the_scores_of_score_heads(toy, found, folder):
+    table = pd.read_csv(folder / "heads.csv")
+    scores = score_heads(toy, text=found.tokens)
+    for name, one in scores.items():
+        assert table[name].tolist() == pytest.approx(one.values.flatten().tolist(), abs=1e-5)
+    assert table.induction_null.tolist() == pytest.approx(
+        scores["induction"].null.flatten().tolist(), abs=1e-5
+    )
+    assert table.effect_alone.tolist() == pytest.approx(found.effects.values.flatten().tolist())
+    assert not table.is_induction_head.any()
+    assert table.knocked_out.sum() == 1
+
+
+def test_effect_of_each_head_alone_is_that_of_the_study_of_one_head(found):
+    [head] = found.studied
+    assert found.effects[head] == pytest.approx(found.windowed["mean"].effect.value, abs=1e-5)
+
+
+def test_json_says_what_the_tables_say(found, folder):
+    content = json.loads((folder / "report.json").read_text())
+    table = pd.read_csv(folder / "icl.csv")
+    assert [row["effect"] for row in content["icl"]] == pytest.approx(table.effect.tolist())
+    heads = pd.read_csv(folder / "heads.csv")
+    assert [row["induction"] for row in content["heads"]] == pytest.approx(heads.induction.tolist())
+    assert content["induction_heads"] == []
+    assert content["knocked_out"] == [str(head) for head in found.studied]
+    assert content["summary"] == found.summary
+    control = next(row for row in content["icl"] if row["kind"] == "control")
+    assert control.get("ablated_low") is None
+
+
+def test_the_circuit_is_found_and_its_induction_does_the_in_context_learning(of_circuit):
+    assert of_circuit.heads == of_circuit.studied == (Head(1, 0),)
+    assert of_circuit.why == "induction"
+    assert of_circuit.scores["induction"]["1.0"] == pytest.approx(1, abs=1e-3)
+    study = of_circuit.windowed["mean"]
+    assert study.clean.value < -10
+    assert study.ablated.value == pytest.approx(0, abs=0.2)
+    assert study.rank == 1
+    assert of_circuit.effects["0.0"] > 10  # without the previous-token head there is no induction
+    assert of_circuit.effects["1.1"] == pytest.approx(0, abs=1e-4)
+
+
+# --- models that need a case of their own ------------------------------------------------------
+
+
+def test_without_induction_heads_the_strongest_candidate_is_studied_and_named(found):
+    [candidate] = [head for head, _ in found.scores["induction"].top(1)]
+    assert (found.heads, found.studied, found.why) == ((), (candidate,), "strongest")
+    assert found.headline.endswith("no induction heads")
+    assert (
+        f"head {candidate} (the strongest candidate, knocked out for comparison)" in found.summary
+    )
+    assert f"strongest candidate, {candidate}, puts 0." in found.summary
+
+
+def test_without_a_tokenizer_losses_are_on_repeated_random_tokens(of_circuit):
+    assert not of_circuit.is_text
+    assert of_circuit.tokens.shape == (9, 40)  # BOS and three copies of 13
+    assert torch.equal(of_circuit.tokens[:, 1:14], of_circuit.tokens[:, 14:27])
+    assert "has no tokenizer" in of_circuit.notes[0]
+    assert "put tokenizer.json beside the weights" in html.unescape(of_circuit.to_html())
+    assert of_circuit.example.tokens[0] == "BOS"
+    assert of_circuit.example.tokens[1:] == tuple(map(str, of_circuit.example.ids[1:].tolist()))
+
+
+@pytest.mark.parametrize(
+    ("seq_len", "options", "expected", "said"),
+    [
+        (512, {}, (50, 500, 10), False),
+        (2048, {}, (50, 500, 10), False),
+        (511, {}, (50, 500, 10), False),
+        (510, {}, (49, 499, 10), True),
+        (128, {}, (11, 117, 10), True),
+        (41, {}, (5, 36, 4), True),
+        (3, {}, (1, 2, 0), True),
+        (512, {"late": 300}, (30, 300, 10), False),
+        (512, {"early": 20}, (20, 500, 10), False),
+        (512, {"window": 0}, (50, 500, 0), False),
+        (511, {"copy": 170}, (50, 500, 10), False),
+        (40, {"copy": 13}, (3, 38, 1), True),
+        (501, {"copy": 20}, (18, 498, 2), True),
+    ],
+)
+def test_positions_are_the_papers_where_they_fit(seq_len, options, expected, said):
+    positions, notes = choose_positions(seq_len, **options)
+    assert dataclasses.astuple(positions) == expected
+    assert bool(notes) == said
+    assert all(f"positions {expected[0]} and {expected[1]}" in note for note in notes)
+
+
+def test_a_short_context_is_said_on_the_page(found):
+    study = found.studies["zero"]
+    assert (study.early, study.late, study.window) == (7, 60, 0)
+    assert any("positions 7 and 60" in note for note in found.notes)
+    assert "What is different here" in found.to_html()
+
+
+@pytest.mark.parametrize(
+    ("heads", "n_controls", "note"),
+    [
+        ("1.0 1.1", 0, "There are no controls: heads 1.0 and 1.1 take up more than half"),
+        ("0.2", 2, "Only 2 control sets of the 20 asked for"),
+    ],
+)
+def test_missing_controls_are_said(toy, heads, n_controls, note):
+    asked = report(toy, text=TEXT, heads=heads.split(), methods=["zero"], **QUICK)
+    assert asked.why == "chosen"
+    assert list(asked.studies) == ["zero"]
+    assert len(asked.studies["zero"].controls) == n_controls
+    assert (asked.studies["zero"].rank is None) == (n_controls == 0)
+    assert any(sentence.startswith(note) for sentence in asked.notes)
+    assert "(named by the caller)" in asked.summary
+    page_text = html.unescape(asked.to_html())
+    assert note in page_text
+    if n_controls == 0 and asked.windowed["zero"].effect.excludes_zero():
+        assert "no control to compare to" in page_text or "stronger" in page_text
+
+
+def test_no_controls_asked_for_is_nothing_to_say():
+    assert words.notes_on_controls([Head(0, 1)], 0, 7) == ()
+    assert words.notes_on_controls([Head(0, 1)], 7, 7) == ()
+    assert "Only one control set of the 7" in words.notes_on_controls([Head(0, 1)], 7, 1)[0]
+
+
+def test_token_sequences_are_taken_as_they_are(toy, found):
+    given = found.tokens[:5, :33]
+    again = report(toy, text=given, methods=["mean"], window=2, **QUICK)
+    assert torch.equal(again.tokens, given)
+    clean = per_token_loss(toy, given)
+    assert torch.allclose(again.clean_losses[:, 1:], clean[:, 1:], atol=1e-5)
+    assert (again.windowed["mean"].early, again.windowed["mean"].late) == (3, 30)
+    assert "text=..." in again.card["Command"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"methods": []}, "no methods"),
+        ({"methods": ["meen"]}, "did you mean 'mean'"),
+        ({"heads": ["2.0"]}, "0.0 to 1.2"),
+        ({"n_sequences": 1}, "at least 2 sequences"),
+        ({"late": 80}, "inside the model's context"),
+        ({"early": 60, "late": 40}, "early < late"),
+        ({"window": -1}, "window >= 0"),
+        ({"text": "too short"}, "ask for fewer or shorter sequences"),
+        ({"text": torch.zeros(3, 90, dtype=torch.long)}, "at most 67"),
+    ],
+)
+def test_bad_input_is_refused_with_a_remedy(toy, options, message):
+    with pytest.raises(ValueError, match=message):
+        report(toy, **{"text": TEXT, **QUICK, **options})
+
+
+def test_a_context_too_short_for_anything_is_refused():
+    with pytest.raises(ValueError, match="three copies of random tokens"):
+        evaluation_data(_toy(tokenizer=False, n_ctx=5))
+    with pytest.raises(ValueError, match="longer context"):
+        choose_positions(2)
+
+
+def test_a_file_in_the_way_is_refused(found, tmp_path):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(ValueError, match="name another"):
+        found.save(tmp_path / "taken")
+
+
+# --- words -------------------------------------------------------------------------------------
+
+
+def _study(value: float, low: float, high: float, *, rank: int | None, n: int = 0) -> AblationStudy:
+    losses = torch.zeros(2, 3)
+    return AblationStudy(
+        heads=(Head(1, 0),),
+        method="mean",
+        early=1,
+        late=2,
+        window=0,
+        clean=Estimate(-0.5, -0.6, -0.4, 9),
+        ablated=Estimate(-0.5 + value, -0.5 + low, -0.5 + high, 9),
+        effect=Estimate(value, low, high, 9),
+        controls=(Control((Head(1, 1),), Estimate(0.0, 0.0, 0.0, 9)),) * n,
+        rank=rank,
+        clean_losses=losses,
+        ablated_losses=losses,
+        control_heads=(),
+        control_losses=losses[None],
+    )
+
+
+@pytest.mark.parametrize(
+    ("study", "clause", "share"),
+    [
+        (
+            _study(0.25, 0.1, 0.4, rank=1, n=3),
+            "than without any of the 3 control",
+            "50% of it",
+        ),
+        (_study(0.25, 0.1, 0.4, rank=1, n=1), "than without the one control set", "50% of it"),
+        (_study(0.25, 0.1, 0.4, rank=3, n=4), "more without 2 of the 4 control sets", "50% of it"),
+        (_study(0.25, 0.1, 0.4, rank=None), "no control to compare to", "50% of it"),
+        (_study(0.25, -0.1, 0.4, rank=1, n=3), "does not tell this change from none", ""),
+        (_study(-0.25, -0.4, -0.1, rank=4, n=3), "is stronger without them", ""),
+    ],
+)
+def test_the_verdict_claims_no_more_than_the_interval_and_the_rank(study, clause, share):
+    assert clause in words.verdict(study)
+    assert words.share(study) == share
+
+
+def test_numbers_in_sentences():
+    assert words.number(-0.314) == "−0.31"
+    assert words.number(0.314, signed=False) == "0.31"
+    assert words.number(-0.001) == words.number(0.001) == "0.00"
+    assert words.nats(Estimate(-0.5, -0.625, 0.25, 3)) == "−0.50 [−0.62, +0.25]"
+    assert words.nats(Estimate(-0.5, -math.inf, math.inf, 1)) == "−0.50"
+    assert words.heads_text([Head(1, 0), Head(2, 3), Head(2, 4)]) == "heads 1.0, 2.3 and 2.4"
+    assert words.heads_text([Head(0, i) for i in range(11)]).endswith("0.7 and 3 more")
+
+
+def test_the_summary_quotes_the_study(of_circuit):
+    study = of_circuit.windowed["mean"]
+    assert of_circuit.headline == "This model has one induction head: 1.0"
+    assert "head 1.0 puts 1.00 of its attention" in of_circuit.summary
+    assert f"it is {words.nats(study.ablated)}, a change of {words.nats(study.effect)}" in (
+        of_circuit.summary
+    )
+    assert words.nats(of_circuit.studies["mean"].clean) in of_circuit.summary
+    many = dataclasses.replace(of_circuit, heads=tuple(Head(1, h) for h in (0, 1)), name="two")
+    assert many.headline == "two has 2 induction heads"
+    assert "head 1.0 puts 1.00, 1.1 puts 0.00 of its attention" in many.summary
+
+
+def test_the_main_method_is_mean_or_the_first(of_circuit):
+    assert of_circuit.main_method == "mean"
+    only = {"resample": of_circuit.studies["resample"]}
+    assert dataclasses.replace(of_circuit, studies=only, windowed=only).main_method == "resample"
+
+
+# --- page --------------------------------------------------------------------------------------
+
+
+class _Page(HTMLParser):
+    """Every tag with its attributes, and the text outside of scripts and styles."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text, self.scripts, self._inside = "", [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self._inside = tag
+
+    def handle_endtag(self, tag):
+        self._inside = ""
+
+    def handle_data(self, data):
+        if self._inside == "script":
+            self.scripts.append(data)
+        elif self._inside != "style":
+            self.text += data
+
+
+def test_the_page_asks_nothing_of_the_network(found):
+    text = found.to_html()
+    parsed = _Page(text)
+    assert not [attributes for _, attributes in parsed.tags if "src" in attributes]
+    assert [a["href"] for _, a in parsed.tags if "href" in a] == ["data:,"]
+    style = text[text.index("<style>") : text.index("</style>")]
+    assert "url(" not in style
+    assert "@import" not in style
+    assert text.count("* plotly.js v") == 1
+
+
+def test_every_figure_on_the_page_is_the_figure_of_its_result(found):
+    parsed = _Page(found.to_html())
+    figures = {
+        attributes["data-figure"]: None
+        for _, attributes in parsed.tags
+        if "data-figure" in attributes
+    }
+    scripts = [json.loads(s) for s in parsed.scripts if s.startswith('{"data"')]
+    by_id = dict(zip(figures, scripts, strict=True))
+    assert set(figures) == {f"map-{name}" for name in found.scores} | {
+        *("icl-windowed", "icl-paper", "loss", "cost", "effects", "attention"),
+    }
+    places = {a["id"] for _, a in parsed.tags if a.get("class") == "figure"}
+    assert places == set(figures)
+    induction = by_id["map-induction"]["data"][0]["z"]
+    assert [cell for row in induction for cell in row] == pytest.approx(
+        found.scores["induction"].values.flatten().tolist()
+    )
+    clean = next(trace for trace in by_id["icl-paper"]["data"] if trace["y"] == ["clean"])
+    assert clean["x"] == [found.studies["zero"].clean.value]
+
+
+def test_text_from_a_model_is_escaped_everywhere(found):
+    evil = "<script>alert(1)</script>"
+    example = Example(
+        found.example.head,
+        (evil, "</style>", "&amp;", *found.example.tokens[3:]),
+        found.example.ids,
+        found.example.pattern,
+    )
+    card = {**found.card, "Model": f"{evil}<b>"}
+    text = dataclasses.replace(
+        found, example=example, name=evil, card=card, notes=(evil,)
+    ).to_html()
+    parsed = _Page(text)
+    plain = _Page(found.to_html())
+    assert [tag for tag, _ in parsed.tags].count("script") == len(
+        [tag for tag, _ in plain.tags if tag == "script"]
+    )
+    assert "alert(1)</script>" not in text
+    assert f"{evil} has no induction heads" in parsed.text
+    data = next(json.loads(s) for s in parsed.scripts if s.startswith('{"start"'))
+    assert data["tokens"][:3] == [evil, "</style>", "&amp;"]
+
+
+def test_the_token_strip_holds_the_pattern_and_its_targets(of_circuit):
+    shown = page._example(of_circuit.example)
+    ids = of_circuit.example.ids.tolist()
+    for query in range(1, len(ids)):
+        expected = [k for k in range(2, query + 1) if ids[k - 1] == ids[query]]
+        assert shown["targets"][query] == expected
+        assert sum(shown["weights"][query]) == pytest.approx(100, abs=3)
+        on_targets = sum(shown["weights"][query][key] for key in expected)
+        assert on_targets == pytest.approx(100 if expected else 0, abs=1)
+    assert shown["targets"][shown["start"]]
+
+
+def test_the_passage_is_text_with_repeats_and_no_boundary_in_it(toy, found):
+    ids = found.example.ids.tolist()
+    assert len(ids) == 56
+    assert ids[0] == 0
+    assert 0 not in ids[1:]
+    rows = [row.tolist() for row in found.tokens]
+    assert any(ids[1:] == row[i : i + 55] for row in rows for i in range(1, 13))
+    data = Data(found.tokens, True, "", Positions(7, 60, 6), ())
+    pattern = example_of(toy, Head(1, 2), data).pattern
+    with torch.no_grad():
+        _, cache = toy.run_with_cache(found.example.ids[None])
+    assert torch.allclose(pattern, cache["blocks.1.attn.hook_pattern"][0, 2], atol=1e-5)
+
+
+def test_white_space_is_visible():
+    assert page.visible("a b\n\t") == "a·b⏎⇥"
+    assert page.visible("") == "∅"
+
+
+def test_large_models_get_a_map_of_effects_and_rows_for_their_induction_heads(found):
+    values = torch.linspace(0, 1, 60).view(5, 12)
+    scores = ScoreTable(
+        {name: HeadScores(name, values) for name in ("induction", "previous_token")}
+    )
+    effects = HeadScores("effect", values, unit="nats")
+    heads = tuple(scores["induction"].above(0.8))
+    large = dataclasses.replace(found, scores=scores, effects=effects, heads=heads)
+    assert len(heads) == 12
+    table = page._heads_table(large)
+    assert [row[0] for row in table.rows] == [str(head) for head in heads]
+    assert table.rows[0][2] == "–"
+    assert table.strong == tuple(range(12))
+    assert json.loads(page._effects(large).json)["data"][0]["type"] == "heatmap"
+    assert "and 4 more above 0.3" in large.summary
+
+
+def test_a_notebook_shows_the_page_in_a_frame(found):
+    shown = found._repr_html_()
+    [(tag, attributes)] = _Page(shown).tags
+    assert tag == "iframe"
+    assert attributes["srcdoc"] == found.to_html()
+
+
+# --- card --------------------------------------------------------------------------------------
+
+
+def test_the_card_names_model_data_seeds_and_versions(found):
+    assert found.card["Losses on"] == "9 sequences of 67 tokens: text passed by the caller"
+    assert found.card["ICL score"] == "positions 7 and 60; windowed: ±6"
+    assert "d_model 24" in found.card["Shape"]
+    assert f"torch {torch.__version__}" in found.card["Versions"]
+    assert found.card["Seed"] == "0"
+
+
+def test_defaults_are_the_same_in_python_on_the_command_line_and_on_the_card():
+    python = {k: p.default for k, p in inspect.signature(report).parameters.items()}
+    shell = {k: p.default for k, p in inspect.signature(report_command).parameters.items()}
+    for option, default in card._DEFAULTS.items():
+        assert python[option] == default
+        assert shell[option.removeprefix("n_")] == default
+
+
+def test_the_command_names_what_differs_from_the_defaults():
+    options = {**card._DEFAULTS, "heads": None, "methods": METHODS}
+    assert card.command("toy-2l", text=None, options=options) == "induction-lens report toy-2l"
+    options |= {"heads": (Head(1, 2), Head(0, 1)), "methods": ["zero", "mean"], "n_controls": 5}
+    assert card.command("my model", text="a b.txt", options=options) == (
+        "induction-lens report 'my model' --text 'a b.txt' --heads 1.2,0.1 "
+        "--method zero --method mean --controls 5"
+    )
+    assert card.command("custom", text=None, options=options) == (
+        "induction_lens.report(model, heads=['1.2', '0.1'], methods=['zero', 'mean'], n_controls=5)"
+    )
