@@ -21,7 +21,8 @@ from torch import Tensor
 from induction_lens.corpus import documents, load_tokenizer, pack, tokenizer_json, train_tokenizer
 from induction_lens.files import atomic_path, write_text
 from induction_lens.metrics import icl_score, per_token_loss
-from induction_lens.snapshots import TOKENIZER, weights_hash, write_snapshot
+from induction_lens.models import weights_hash
+from induction_lens.snapshots import TOKENIZER, write_snapshot
 from induction_lens.tokens import text_tokens
 from induction_lens.toy import ToyConfig, build_toy
 from induction_lens.train import TrainingRun, train

@@ -9,7 +9,6 @@ tokenizer is looked for in the snapshot's folder and in the two folders around i
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -162,18 +161,6 @@ def load(
     )
     set_weights(model, weights)
     return model
-
-
-def weights_hash(model: Any) -> str:
-    """SHA-256 over the names, shapes and float32 values of a toy model's weights.
-
-    The same for the same weights in either class, on any device.
-    """
-    digest = hashlib.sha256()
-    for name, weight in sorted(_plain_weights(model).items()):
-        digest.update(f"{name} {tuple(weight.shape)}".encode())
-        digest.update(weight.float().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _plain_weights(model: Any) -> dict[str, Tensor]:

@@ -10,12 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from induction_lens.models.hooks import (
-    Model,
-    hook_name,
-    installed,
-    running,
-)
+from induction_lens.models.hooks import Model, hook_name, installed, running
+from induction_lens.models.native import toy_weights
 
 _BATCH_BUDGET_BYTES = 256 * 2**20
 
@@ -233,11 +229,15 @@ def _fold(weights: Tensor, scale: Tensor | None, *, centred: bool) -> Tensor:
     return weights
 
 
-def weights_hash(model: Model) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of all weights, as float32, by name."""
+def weights_hash(model: Any) -> str:
+    """SHA-256 over the names, shapes and float32 values of a model's weights, in hexadecimal.
+
+    For toys it is the same for the same weights in either class, and on any device.
+    """
+    is_toy = hasattr(model, "toy_config")
+    weights = toy_weights(model) if is_toy else dict(model.named_parameters())
     digest = hashlib.sha256()
-    named = dict(model.named_parameters())  # pyright: ignore[reportAttributeAccessIssue]
-    for name in sorted(named):
-        digest.update(name.encode())
-        digest.update(named[name].detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    for name, weight in sorted(weights.items()):
+        digest.update(f"{name} {tuple(weight.shape)}".encode())
+        digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
