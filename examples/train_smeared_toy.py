@@ -11,13 +11,14 @@ import sys
 
 import induction_lens as il
 from induction_lens.corpus import documents, pack
+from induction_lens.models import tokenizer_of
 
 QUICK = "--quick" in sys.argv
 CONTEXT = 128 if QUICK else 512
 BATCH_SIZE = 4 if QUICK else 16
 N_STEPS = 6 if QUICK else 1200
 
-tokenizer = il.load("toy-2l").tokenizer
+tokenizer = tokenizer_of(il.load("toy-2l"))
 
 # Python source; the held-out files, which text_tokens draws from, are not among these.
 texts = documents("train", origin="stdlib" if QUICK else "all")
