@@ -63,12 +63,6 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write a file, atomically."""
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content)
-
-
 def sha256(path: str | Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal."""
     digest = hashlib.sha256()

@@ -73,14 +73,12 @@ class Optimization:
             with torch.no_grad():
                 master.copy_(tensors[f"master/{name}"])
             prefix = f"state/{name}/"
-            state = {
+            owners[master].state[master] = {
                 # Step counters are scalars that stay on the CPU.
                 key.removeprefix(prefix): value.to(master.device) if value.dim() else value
                 for key, value in tensors.items()
                 if key.startswith(prefix)
             }
-            if state:
-                owners[master].state[master] = state
 
 
 def start(

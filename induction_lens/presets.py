@@ -9,8 +9,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -169,8 +170,9 @@ def _prepare_text(
     generator = torch.Generator().manual_seed(config.seed)
     texts = [texts[i] for i in torch.randperm(len(texts), generator=generator).tolist()]
     if tokenizer is None:
-        beginning = _first_characters(texts, TOKENIZER_CHARACTERS)
-        tokenizer = train_tokenizer(beginning, config.d_vocab)
+        ends = accumulate(len(text) for text in texts)
+        known = [text for text, end in zip(texts, ends, strict=True) if end <= TOKENIZER_CHARACTERS]
+        tokenizer = train_tokenizer(known, config.d_vocab)
     tokens = pack(texts, tokenizer, config.n_ctx, n_sequences=n_sequences)
     if len(tokens) < n_sequences:
         raise ValueError(
@@ -181,11 +183,3 @@ def _prepare_text(
     with atomic_path(out / TOKENS) as temporary:
         save_file({"tokens": tokens}, temporary)
     return tokenizer, tokens
-
-
-def _first_characters(texts: Sequence[str], n: int) -> Iterator[str]:
-    for text in texts:
-        if n <= 0:
-            return
-        n -= len(text)
-        yield text

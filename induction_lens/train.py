@@ -131,15 +131,10 @@ def train(
         for step in range(first_step, n_steps):
             run.keep(model, optimization)
             tokens = draw(step).to(device_of(model)).long()
-            model.zero_grad(set_to_none=True)
-            loss = 0.0
-            for piece in tokens.split(micro_batch or len(tokens)):
-                share = len(piece) / len(tokens)
-                loss += share * _backward(model, piece, share, fused=fused, mixed=mixed_precision)
+            loss = _backward(model, tokens, micro_batch, fused=fused, mixed=mixed_precision)
             if not math.isfinite(loss):
                 raise FloatingPointError(
-                    f"the loss became {loss} at step {step}; lower the learning rates, or look at "
-                    "the batch"
+                    f"the loss became {loss} at step {step}; lower the rates, or look at the batch"
                 )
             if clip is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), clip)
@@ -268,18 +263,23 @@ def _batch_source(
 
 
 def _backward(
-    model: Any, tokens: Tensor, share: float, *, fused: bool, mixed: bool | None
+    model: Any, tokens: Tensor, micro_batch: int | None, *, fused: bool, mixed: bool | None
 ) -> float:
-    """Add `share` times the gradient of the mean loss to the model's; the mean loss in nats."""
+    """Put the gradient of the batch's mean loss into the model; that loss, in nats."""
+    model.zero_grad(set_to_none=True)
     mixed = tokens.device.type == "cuda" if mixed is None else mixed
-    with torch.autocast(tokens.device.type, torch.bfloat16, enabled=mixed):
-        if fused:
-            logits = toy_logits(toy_weights(model), toy_config(model), tokens)
-        else:
-            logits = model(tokens)
-    loss = F.cross_entropy(logits[:, :-1].float().flatten(0, 1), tokens[:, 1:].flatten())
-    (loss * share).backward()
-    return loss.item()
+    total = 0.0
+    for piece in tokens.split(micro_batch or len(tokens)):
+        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=mixed):
+            if fused:
+                logits = toy_logits(toy_weights(model), toy_config(model), piece)
+            else:
+                logits = model(piece)
+        loss = F.cross_entropy(logits[:, :-1].float().flatten(0, 1), piece[:, 1:].flatten())
+        loss = loss * (len(piece) / len(tokens))
+        loss.backward()
+        total += loss.item()
+    return total
 
 
 @contextmanager

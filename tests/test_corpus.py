@@ -1,6 +1,7 @@
 """The corpus: which files, which split, and how text becomes sequences."""
 
 import hashlib
+import inspect
 from pathlib import Path
 
 import pytest
@@ -112,9 +113,9 @@ def test_no_training_text_is_held_out_text(monkeypatch, tmp_path):
 def test_unknown_parts_are_refused():
     # Past the type checks of the test run, which users do not have.
     with pytest.raises(ValueError, match='expected split "train" or "held_out", got \'test\''):
-        documents.__wrapped__("test")
+        inspect.unwrap(documents)("test")
     with pytest.raises(ValueError, match="one of stdlib, packages, all, got 'web'"):
-        python_files.__wrapped__(origin="web")
+        inspect.unwrap(python_files)(origin="web")
 
 
 def test_the_tokenizer_is_lossless_and_has_one_special_token(tokenizer, tmp_path):

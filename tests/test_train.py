@@ -134,6 +134,23 @@ def test_micro_batches_change_nothing_but_memory():
     assert (whole.losses - pieces.losses).abs().max() < 5e-3  # the optimizers magnify rounding
 
 
+def test_clipping_bounds_the_gradient(monkeypatch):
+    options = {**OPTIONS, "n_steps": 1}
+    norms = []
+    update = optimization.Optimization.update
+
+    def spy(self, model, rate):
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        norms.append(torch.stack([gradient.norm() for gradient in gradients]).norm().item())
+        update(self, model, rate)
+
+    monkeypatch.setattr(optimization.Optimization, "update", spy)
+    for clip in (None, 0.01):
+        train(_toy(), _data(), clip=clip, **options)
+    assert norms[0] > 0.1
+    assert norms[1] == pytest.approx(0.01, rel=1e-3)
+
+
 def test_mixed_precision_is_used_when_asked_for():
     exact = train(_toy(), _data(), **OPTIONS)
     mixed = train(_toy(), _data(), mixed_precision=True, **OPTIONS)
@@ -262,7 +279,7 @@ def test_bad_input_is_refused(monkeypatch, tmp_path):
     model = _toy()
     with torch.no_grad():
         toy_weights(model)["unembed.W_U"][0, 0] = math.nan
-    with pytest.raises(FloatingPointError, match="the loss became nan at step 0; lower"):
+    with pytest.raises(FloatingPointError, match="the loss became nan at step 0; lower the rates"):
         train(model, _data(), **OPTIONS)
     monkeypatch.delattr(torch.optim, "Muon")
     with pytest.raises(ValueError, match=r"expected torch 2\.9 or later"):
