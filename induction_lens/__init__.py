@@ -7,6 +7,7 @@ from induction_lens.knockout import METHODS, knocked_out
 from induction_lens.loading import load, zoo
 from induction_lens.metrics import Estimate, icl_score, per_token_loss
 from induction_lens.models import InterventionError, ordinary_ids
+from induction_lens.report import Report, report
 from induction_lens.tokens import repeated_random_tokens, shuffled, text_tokens
 from induction_lens.toy import ToyConfig, build_toy
 from induction_lens.train import TrainingRun, train
@@ -21,6 +22,7 @@ __all__ = [
     "Head",
     "HeadScores",
     "InterventionError",
+    "Report",
     "ScoreTable",
     "ToyConfig",
     "TrainingRun",
@@ -35,6 +37,7 @@ __all__ = [
     "ordinary_ids",
     "per_token_loss",
     "repeated_random_tokens",
+    "report",
     "score_heads",
     "shuffled",
     "target_mask",

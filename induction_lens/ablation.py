@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations, product
 from typing import TYPE_CHECKING
@@ -26,31 +26,22 @@ from torch import Tensor
 
 from induction_lens.heads import Head, HeadLike, HeadScores, parse_heads
 from induction_lens.knockout import (
-    Knockout,
     Method,
     by_layer,
     checked_method,
-    keep_outputs,
 )
 from induction_lens.metrics import (
     Estimate,
-    batch_loss,
-    batches,
     bootstrap_mean,
     icl_per_sequence,
+    icl_positions,
     icl_score,
-    per_token_loss,
 )
 from induction_lens.models import (
     Model,
-    batch_size_for,
-    check_tokens,
-    device_of,
-    installed,
-    prove_writes_land,
-    running,
     shape,
 )
+from induction_lens.sweep import knockout_losses
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -226,11 +217,17 @@ def ablate(
     controls = control_sets(model, parsed, n=n_controls, seed=seed) if n_controls else []
     sets: list[tuple[Head, ...]] = [tuple(parsed), *controls]
     icl_per_sequence(torch.zeros(1, tokens.shape[1]), early, late, window=window)  # fail early
-    clean = per_token_loss(model, tokens, batch_size=batch_size, progress=progress)
-    runner = _Runner(
-        model, sets, tokens, method, reference, per_position, seed, batch_size, progress
+    clean, losses = knockout_losses(
+        model,
+        sets,
+        tokens,
+        method=method,
+        reference=reference,
+        per_position=per_position,
+        seed=seed,
+        batch_size=batch_size,
+        progress=progress,
     )
-    losses = torch.stack(list(runner.losses()))
     return _study(
         tuple(parsed),
         method,
@@ -269,13 +266,21 @@ def ablate_each_head(
     sizes = shape(model)
     sets = [(Head(n, h),) for n in range(sizes.n_layers) for h in range(sizes.n_heads)]
     icl_per_sequence(torch.zeros(1, tokens.shape[1]), early, late, window=window)  # fail early
-    losses = per_token_loss(model, tokens, batch_size=batch_size, progress=progress)
-    clean = icl_per_sequence(losses, early, late, window=window)
-    runner = _Runner(
-        model, sets, tokens, method, reference, per_position, seed, batch_size, progress
+    clean, losses = knockout_losses(
+        model,
+        sets,
+        tokens,
+        method=method,
+        reference=reference,
+        per_position=per_position,
+        seed=seed,
+        batch_size=batch_size,
+        progress=progress,
+        positions=icl_positions(early, late, window=window),
     )
+    before = icl_per_sequence(clean, early, late, window=window)
     effects = torch.stack(
-        [icl_per_sequence(alone, early, late, window=window) - clean for alone in runner.losses()]
+        [icl_per_sequence(alone, early, late, window=window) - before for alone in losses]
     )
     n = len(tokens)
     sem = effects.std(1) / math.sqrt(n) if n > 1 else torch.full((len(sets),), math.nan)
@@ -285,71 +290,6 @@ def ablate_each_head(
         unit="nats",
         sem=sem.view(sizes.n_layers, sizes.n_heads),
     )
-
-
-@dataclass(frozen=True)
-class _Runner:
-    """Losses with each of several sets of heads knocked out; outputs are kept once for all."""
-
-    model: Model
-    sets: Sequence[tuple[Head, ...]]
-    tokens: Tensor
-    method: Method
-    reference: Tensor | None
-    per_position: bool
-    seed: int
-    batch_size: int | None
-    progress: bool
-
-    def losses(self) -> Iterator[Float[Tensor, "batch pos"]]:
-        check_tokens(self.model, self.tokens)
-        everything = by_layer({head for heads in self.sets for head in heads})
-        sizes = shape(self.model)
-        prove_writes_land(self.model, list(everything), vocabulary=sizes.d_vocab)
-        outputs = self._outputs(everything)
-        for index, heads in enumerate(self.sets):
-            knockout = Knockout(
-                self.model,
-                heads,
-                self.method,
-                outputs=_of_heads(outputs, everything, by_layer(heads)),
-                per_position=self.per_position,
-                seed=self.seed,
-            )
-            yield self._run(knockout, f"knock-out {index + 1} of {len(self.sets)}")
-
-    def _outputs(self, heads: Mapping[int, list[int]]) -> dict[int, Tensor]:
-        if self.method not in ("mean", "resample"):
-            return {}
-        reference = self.tokens if self.reference is None else self.reference
-        title = "head outputs" if self.progress else None
-        return keep_outputs(
-            self.model, heads, reference, batch_size=self.batch_size, progress=title
-        )
-
-    def _run(self, knockout: Knockout, title: str) -> Float[Tensor, "batch pos"]:
-        losses = torch.full(self.tokens.shape, math.nan)
-        size = self.batch_size or batch_size_for(self.model, self.tokens.shape[1])
-        label = title if self.progress else None
-        with running(self.model):
-            for rows in batches(len(self.tokens), size, progress=label):
-                batch = self.tokens[rows].to(device_of(self.model))
-                if knockout.freezes:
-                    knockout.freeze(batch)
-                with installed(self.model, knockout.hooks(rows)):
-                    losses[rows, 1:] = batch_loss(self.model, batch).cpu()
-        return losses
-
-
-def _of_heads(
-    outputs: Mapping[int, Tensor], kept: Mapping[int, list[int]], heads: Mapping[int, list[int]]
-) -> dict[int, Tensor]:
-    """The outputs of some of the heads that were kept."""
-    return {
-        layer: outputs[layer][:, :, [kept[layer].index(head) for head in chosen]]
-        for layer, chosen in heads.items()
-        if layer in outputs
-    }
 
 
 def _study(

@@ -38,6 +38,7 @@ from induction_lens.models import (
     device_of,
     hook_name,
     installed,
+    keep,
     prove_writes_land,
     running,
     shape,
@@ -85,19 +86,14 @@ def keep_outputs(
 ) -> dict[int, Float[Tensor, "batch pos head d_head"]]:
     """The clean outputs `z` of some heads on a set of sequences, by layer, on the CPU."""
     check_tokens(model, reference)
+    seen: dict[int, Tensor] = {}
     kept: dict[int, list[Tensor]] = {layer: [] for layer in heads}
-
-    def keep(layer: int) -> HookFunction:
-        def hook(z: Tensor) -> None:
-            kept[layer].append(z[:, :, heads[layer]].detach().cpu())
-
-        return hook
-
-    hooks = [(hook_name("z", layer), keep(layer)) for layer in heads]
     size = batch_size or batch_size_for(model, reference.shape[1])
-    with running(model), installed(model, hooks):
+    with running(model), installed(model, keep("z", heads, into=seen)):
         for rows in batches(len(reference), size, progress=progress):
             model(reference[rows].to(device_of(model)))
+            for layer, chosen in heads.items():
+                kept[layer].append(seen[layer][:, :, chosen].cpu())
     return {layer: torch.cat(parts) for layer, parts in kept.items()}
 
 
@@ -169,7 +165,7 @@ class Knockout:
     ) -> None:
         """Prepare; `outputs` are those of `keep_outputs`, for `mean` and `resample`."""
         self.model, self.method, self.heads = model, method, by_layer(heads)
-        self._patterns: dict[int, Tensor] = {}
+        self._patterns: Mapping[int, Tensor] = {}
         self._values: dict[int, Tensor] = {}
         if method in ("mean", "resample"):
             assert outputs is not None
@@ -185,28 +181,24 @@ class Knockout:
         """Whether attention patterns are frozen to those of a clean run."""
         return self.method == "pattern-preserving"
 
+    @property
+    def first_layer(self) -> int:
+        """The first layer that is written to: what comes before it is as in a clean run."""
+        return min(self.heads, default=0)
+
     def hooks(self, rows: slice | None = None) -> list[tuple[str, HookFunction]]:
         """Hooks that knock the heads out; `rows`: which rows of the whole set the batch holds."""
-        layers = range(shape(self.model).n_layers) if self.freezes else list(self.heads)
+        layers = list(self.heads)
+        if self.freezes:
+            layers = list(range(self.first_layer, shape(self.model).n_layers))
         hooks = [(hook_name("z", layer), self._write(layer, rows)) for layer in layers]
         if self.freezes:
             hooks += [(hook_name("v", layer), self._keep_value(layer)) for layer in layers]
         return hooks
 
-    def freeze(self, tokens: Int[Tensor, "batch pos"]) -> None:
-        """Keep every head's pattern on these tokens, from a run without the knock-out."""
-        self._patterns = {}
-
-        def keep(layer: int) -> HookFunction:
-            def hook(pattern: Tensor) -> None:
-                self._patterns[layer] = pattern.detach().clone()
-
-            return hook
-
-        layers = range(shape(self.model).n_layers)
-        hooks = [(hook_name("pattern", layer), keep(layer)) for layer in layers]
-        with running(self.model), installed(self.model, hooks):
-            self.model(tokens)
+    def freeze(self, patterns: Mapping[int, Tensor]) -> None:
+        """Take every layer's attention pattern from a clean run on the next batch."""
+        self._patterns = patterns
 
     def _keep_value(self, layer: int) -> HookFunction:
         def hook(value: Float[Tensor, "batch pos kv_head d_head"]) -> None:
@@ -297,11 +289,17 @@ def _frozen(knockout: Knockout) -> Iterator[None]:
 
     def freeze(tokens: Tensor) -> None:
         nonlocal paused
-        paused = True
+        paused, patterns = True, dict[int, Tensor]()
+        layers = range(shape(knockout.model).n_layers)
         try:
-            knockout.freeze(tokens)
+            with (
+                running(knockout.model),
+                installed(knockout.model, keep("pattern", layers, into=patterns)),
+            ):
+                knockout.model(tokens)
         finally:
             paused = False
+        knockout.freeze(patterns)
 
     hooks = [(name, unless_paused(hook)) for name, hook in knockout.hooks()]
     with installed(knockout.model, hooks), before_forward(knockout.model, freeze):

@@ -13,7 +13,7 @@ is noisy, and is reported with a bootstrap interval over sequences.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,10 +22,12 @@ from torch import Tensor
 
 from induction_lens.models import (
     Model,
+    Resume,
     batch_size_for,
     check_tokens,
     device_of,
     first_nan_layer,
+    logits_at,
     running,
 )
 
@@ -104,16 +106,26 @@ def per_token_loss(
 
 
 def batch_loss(
-    model: Model, tokens: Int[Tensor, "batch pos"]
-) -> Float[Tensor, "batch predicted_pos"]:
-    """The losses of positions 1 and later in one forward pass.
+    model: Model,
+    tokens: Int[Tensor, "batch pos"],
+    positions: Sequence[int] | None = None,
+    *,
+    resume: Resume | None = None,
+) -> Float[Tensor, "batch read_pos"]:
+    """The losses of the tokens at some positions, or at 1 and later, in one forward pass.
 
     Raises:
         ValueError: if a logit is not finite.
     """
-    logits = model(tokens)[:, :-1].float()
+    if positions is None:
+        logits, predicted = logits_at(model, tokens, resume=resume)[:, :-1], tokens[:, 1:]
+    else:
+        # the logits one position before a token are those that predict it
+        before = [position - 1 for position in positions]
+        logits = logits_at(model, tokens, before, resume=resume)
+        predicted = tokens[:, list(positions)]
     loss = torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none"
+        logits.float().flatten(0, 1), predicted.flatten(), reduction="none"
     )
     if not torch.isfinite(loss).all():
         raise ValueError(
@@ -143,6 +155,11 @@ def icl_per_sequence(
     around_late = losses[:, late - window : late + window + 1].mean(dim=1)
     around_early = losses[:, early - window : early + window + 1].mean(dim=1)
     return around_late - around_early
+
+
+def icl_positions(early: int, late: int, *, window: int = 0) -> list[int]:
+    """The positions that an ICL score reads."""
+    return sorted({p + i for p in (early, late) for i in range(-window, window + 1)})
 
 
 def icl_score(

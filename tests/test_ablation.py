@@ -8,7 +8,13 @@ import torch
 from induction_lens import ablation, knockout, metrics, tokens
 from induction_lens.heads import Head
 from induction_lens.knockout import METHODS, knocked_out
-from induction_lens.models import HAS_HOOKED_TRANSFORMER, InterventionError, hook_name
+from induction_lens.models import (
+    HAS_HOOKED_TRANSFORMER,
+    InterventionError,
+    hook_name,
+    installed,
+    keep,
+)
 from induction_lens.toy import ToyConfig, build_toy, toy_weights
 from tests.hf_folders import hugging_face_model
 
@@ -347,9 +353,13 @@ def test_pattern_preserving_wants_tokens(implementation):
 def test_pattern_preserving_refuses_patterns_of_other_tokens(implementation):
     model, sequences = _model(implementation), _sequences()
     frozen = knockout.Knockout(model, [Head(1, 2)], "pattern-preserving")
-    frozen.freeze(sequences[:2])
-    with pytest.raises(InterventionError, match="of a clean run on the same tokens"):
-        from induction_lens.models import installed
-
-        with torch.no_grad(), installed(model, frozen.hooks()):
-            model(sequences)
+    patterns: dict[int, torch.Tensor] = {}
+    with torch.no_grad(), installed(model, keep("pattern", range(2), into=patterns)):
+        model(sequences[:2])
+    frozen.freeze(patterns)
+    with (
+        pytest.raises(InterventionError, match="of a clean run on the same tokens"),
+        torch.no_grad(),
+        installed(model, frozen.hooks()),
+    ):
+        model(sequences)

@@ -34,6 +34,7 @@ from induction_lens.models.hooks import (
     hook_name,
     hook_points,
     installed,
+    keep,
     prove_writes_land,
     running,
 )
@@ -42,6 +43,7 @@ from induction_lens.models.native import (
     new_transformer,
     toy_weights,
 )
+from induction_lens.models.passes import Resume, can_resume, logits_at
 from induction_lens.models.pretrained import best_device, is_model, load_pretrained
 
 __all__ = [
@@ -51,11 +53,13 @@ __all__ = [
     "InterventionError",
     "Model",
     "ModelShape",
+    "Resume",
     "Site",
     "batch_size_for",
     "before_forward",
     "best_device",
     "bos_id",
+    "can_resume",
     "centres",
     "check_tokens",
     "class_name",
@@ -66,7 +70,9 @@ __all__ = [
     "hook_points",
     "installed",
     "is_model",
+    "keep",
     "load_pretrained",
+    "logits_at",
     "model_name",
     "new_transformer",
     "norm_weight",

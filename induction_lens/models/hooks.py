@@ -13,7 +13,7 @@ Three things go wrong silently with hooks on TransformerLens models:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -102,6 +102,20 @@ def installed(
             f"expected every hook to fire, but {', '.join(silent)} never did; "
             f"this {type(model).__name__} does not run through it"
         )
+
+
+def keep(
+    site: Site, layers: Iterable[int], into: MutableMapping[int, Tensor]
+) -> list[tuple[str, HookFunction]]:
+    """Hooks that put a layer's activation into a dictionary, for `installed`."""
+
+    def on(layer: int) -> HookFunction:
+        def hook(activation: Tensor) -> None:
+            into[layer] = activation.detach()
+
+        return hook
+
+    return [(hook_name(site, layer), on(layer)) for layer in layers]
 
 
 def hook_points(model: Model, names: Sequence[str]) -> list[Any]:
