@@ -54,10 +54,11 @@ DeviceOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> bool:
     if wanted:
         print(f"induction-lens {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from induction_lens.heads import Head, HeadScores
 from induction_lens.metrics import Estimate
 
 LENGTH = 23
+draw: Any = plots  # plotly's objects have attributes that type checkers do not know
 
 
 def _losses(seed: int, n: int = 7) -> torch.Tensor:
@@ -53,7 +55,7 @@ def _traces(figure, **having):
 
 def test_head_map_holds_the_scores_and_outlines_the_marked_heads():
     values = torch.tensor([[0.25, 0.5, 0.0], [0.125, 0.0, 1.0]])
-    figure = plots.head_map(HeadScores("induction", values), marked=[Head(1, 2), Head(0, 1)])
+    figure = draw.head_map(HeadScores("induction", values), marked=[Head(1, 2), Head(0, 1)])
     [heat] = figure.data
     assert [list(row) for row in heat.z] == values.tolist()
     centres = {((s.x0 + s.x1) / 2, (s.y0 + s.y1) / 2) for s in figure.layout.shapes}
@@ -72,14 +74,14 @@ def test_head_map_holds_the_scores_and_outlines_the_marked_heads():
     ],
 )
 def test_signed_scores_are_coloured_symmetrically_about_zero(unit, values, limit):
-    figure = plots.head_map(HeadScores("effect", torch.tensor(values), unit=unit))
+    figure = draw.head_map(HeadScores("effect", torch.tensor(values), unit=unit))
     axis = figure.layout.coloraxis
     assert (axis.cmin, axis.cmax) == (-limit, limit)
     assert axis.colorscale[0][1] == plots.DIVERGING[0][1]
 
 
 def test_large_maps_have_no_numbers_in_their_cells_and_fewer_ticks():
-    figure = plots.head_map(HeadScores("induction", torch.zeros(3, 37)))
+    figure = draw.head_map(HeadScores("induction", torch.zeros(3, 37)))
     assert figure.data[0].texttemplate is None
     assert figure.layout.xaxis.dtick == 3
 
@@ -106,7 +108,7 @@ def test_a_single_sequence_has_no_band():
 
 def test_loss_figure_draws_each_run_with_its_band_and_the_two_positions():
     clean, ablated = _losses(4), _losses(5)
-    figure = plots.loss_by_position(clean, {"zero": ablated}, early=3, late=19)
+    figure = draw.loss_by_position(clean, {"zero": ablated}, early=3, late=19)
     for name, losses in (("clean", clean), ("zero", ablated)):
         centers, means, halves = plots.binned(losses)
         [line] = _traces(figure, name=name, mode="lines")
@@ -122,7 +124,7 @@ def test_loss_figure_draws_each_run_with_its_band_and_the_two_positions():
 
 def test_cost_figure_is_paired_by_sequence():
     clean, ablated = _losses(4), _losses(5)
-    figure = plots.cost_by_position(clean, {"mean": ablated}, early=3, late=19)
+    figure = draw.cost_by_position(clean, {"mean": ablated}, early=3, late=19)
     [line] = _traces(figure, name="mean", mode="lines")
     assert list(line.y) == plots.binned(ablated - clean)[1]
     assert list(line.customdata) == plots.binned(ablated - clean)[2]
@@ -131,7 +133,7 @@ def test_cost_figure_is_paired_by_sequence():
 
 def test_icl_figure_has_a_dot_an_interval_and_the_controls_for_each_method():
     study = _study()
-    figure = plots.icl_scores({"mean": study, "zero": _study("zero", effect=0.0625)})
+    figure = draw.icl_scores({"mean": study, "zero": _study("zero", effect=0.0625)})
     [dot] = [t for t in figure.data if list(t.y) == ["mean"] and t.error_x.array is not None]
     assert dot.x[0] == study.ablated.value
     assert dot.x[0] + dot.error_x.array[0] == study.ablated.high
@@ -144,8 +146,7 @@ def test_icl_figure_has_a_dot_an_interval_and_the_controls_for_each_method():
 
 
 def test_an_infinite_interval_is_not_drawn():
-    figure = plots.icl_scores({"mean": _study()})
-    figure = plots._figure([], height=10)
+    figure = draw._figure([], height=10)
     plots._add_estimate(figure, "one", Estimate(0.5, -math.inf, math.inf, 1), color=plots.CLEAN)
     assert (figure.data[0].error_x.array[0], figure.data[0].error_x.arrayminus[0]) == (0, 0)
 
@@ -157,7 +158,7 @@ def test_effects_are_sorted_with_their_intervals_and_the_knocked_out_heads_marke
         unit="nats",
         sem=torch.tensor([[0.5, 0.25], [0.125, 1.0]]),
     )
-    [bars] = plots.head_effects(effects, marked=[Head(1, 1)], k=3).data
+    [bars] = draw.head_effects(effects, marked=[Head(1, 1)], k=3).data
     assert list(bars.y) == ["0.1", "0.0", "1.1"]  # 1.0 has the smallest effect of the four
     assert list(bars.x) == [-0.25, 0.5, 1.0]
     assert list(bars.error_x.array) == pytest.approx([0.49, 0.98, 1.96])
@@ -166,14 +167,14 @@ def test_effects_are_sorted_with_their_intervals_and_the_knocked_out_heads_marke
 
 def test_attention_map_shows_what_a_query_can_see_and_escapes_tokens():
     pattern = torch.tensor([[1.0, 0.0], [0.25, 0.75]])
-    figure = plots.attention_map(pattern, ["<b>", "&x"])
+    figure = draw.attention_map(pattern, ["<b>", "&x"])
     [heat] = figure.data
     assert [list(row) for row in heat.z] == [[1.0, None], [0.25, 0.75]]
     assert heat.customdata[1][0] == "&amp;x → &lt;b&gt;"
 
 
 def test_figures_share_one_transparent_template():
-    look = plots.template().layout
-    figure = plots.attention_map(torch.ones(1, 1), ["a"])
+    look = draw.template().layout
+    figure = draw.attention_map(torch.ones(1, 1), ["a"])
     assert figure.layout.template.layout.font.family == look.font.family
     assert look.paper_bgcolor == look.plot_bgcolor == "rgba(0, 0, 0, 0)"

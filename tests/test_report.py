@@ -8,6 +8,7 @@ import inspect
 import json
 import math
 from html.parser import HTMLParser
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,7 +38,9 @@ TEXT = "\n".join(f"def name_{i}(argument): return argument + {i}" for i in range
 
 
 def _toy(*, tokenizer: bool = True, **changes):
-    sizes = dict(n_layers=2, d_model=24, n_heads=3, d_vocab=D_VOCAB, n_ctx=67, seed=3)
+    sizes: dict[str, Any] = dict(
+        n_layers=2, d_model=24, n_heads=3, d_vocab=D_VOCAB, n_ctx=67, seed=3
+    )
     model = build_toy(ToyConfig(**sizes | changes), device="cpu")
     model.tokenizer = tiny_tokenizer() if tokenizer else None
     return model
@@ -79,14 +82,15 @@ def _icl(losses: pd.DataFrame, run: str, early: int, late: int, window: int) -> 
 
 def test_icl_table_follows_from_the_saved_losses(folder):
     losses = pd.read_parquet(folder / "losses.parquet")
-    table = pd.read_csv(folder / "icl.csv").query("kind == 'tested'")
+    table: Any = pd.read_csv(folder / "icl.csv").query("kind == 'tested'")
     assert sorted(zip(table.definition, table.method, strict=True)) == sorted(
         (definition, method) for definition in ("paper", "windowed") for method in METHODS
     )
     assert set(table.window[table.definition == "paper"]) == {0}
     assert set(table.window[table.definition == "windowed"]) == {6}
     resamples = np.random.default_rng(1).integers(9, size=(20_000, 9))
-    for row in table.itertuples():
+    rows: Any = table.itertuples()
+    for row in rows:
         where = (row.early, row.late, row.window)
         clean, ablated = _icl(losses, "clean", *where), _icl(losses, row.method, *where)
         for name, values in {"clean": clean, "ablated": ablated, "effect": ablated - clean}.items():
@@ -111,7 +115,7 @@ def test_saved_losses_are_those_of_the_saved_tokens(toy, found, folder):
 
 
 def test_controls_and_ranks_in_the_table(found, folder):
-    table = pd.read_csv(folder / "icl.csv")
+    table: Any = pd.read_csv(folder / "icl.csv")
     for definition, studies in (("paper", found.studies), ("windowed", found.windowed)):
         for method, study in studies.items():
             rows = table[(table.definition == definition) & (table.method == method)]
@@ -128,8 +132,8 @@ def test_controls_and_ranks_in_the_table(found, folder):
 
 
 def test_heads_table_holds_the_scores_of_score_heads(toy, found, folder):
-    table = pd.read_csv(folder / "heads.csv")
-    scores = score_heads(toy, text=found.tokens)
+    table: Any = pd.read_csv(folder / "heads.csv")
+    scores: Any = score_heads(toy, text=found.tokens)
     for name, one in scores.items():
         assert table[name].tolist() == pytest.approx(one.values.flatten().tolist(), abs=1e-5)
     assert table.induction_null.tolist() == pytest.approx(
@@ -147,7 +151,7 @@ def test_effect_of_each_head_alone_is_that_of_the_study_of_one_head(found):
 
 def test_json_says_what_the_tables_say(found, folder):
     content = json.loads((folder / "report.json").read_text())
-    table = pd.read_csv(folder / "icl.csv")
+    table: Any = pd.read_csv(folder / "icl.csv")
     assert [row["effect"] for row in content["icl"]] == pytest.approx(table.effect.tolist())
     heads = pd.read_csv(folder / "heads.csv")
     assert [row["induction"] for row in content["heads"]] == pytest.approx(heads.induction.tolist())

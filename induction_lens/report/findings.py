@@ -92,7 +92,9 @@ class Findings:
         """
         import pandas as pd
 
-        return pd.DataFrame(list(self._icl_rows()))
+        frame = pd.DataFrame(list(self._icl_rows()))
+        whole = ["rank", "n_controls"]  # integers that are missing for controls
+        return frame.astype(dict.fromkeys(whole, "Int64"))
 
     def heads_frame(self) -> pd.DataFrame:
         """One row per head: every score with its standard error and null, and its effect alone."""
@@ -136,7 +138,7 @@ class Findings:
             "knocked_out": [str(head) for head in self.studied],
             "why": self.why,
             "data": "text" if self.is_text else "repeated random tokens",
-            "icl": finite(self.to_frame().to_dict("records")),
+            "icl": finite(list(self._icl_rows())),
             "heads": finite(self.heads_frame().to_dict("records")),
             "notes": list(self.notes),
             "card": dict(self.card),

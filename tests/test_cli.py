@@ -1,0 +1,204 @@
+"""The command line: what it prints, where, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import induction_lens
+from induction_lens import cli
+from induction_lens.detectors import score_heads
+from induction_lens.loading import load, zoo
+from induction_lens.report import words
+from induction_lens.train import TrainingRun
+from tests.hf_folders import write_folder
+from tests.test_report import TEXT
+
+# Wide enough that no table cell is cut, and without colours.
+TERMINAL = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> Path:
+    """Two local models, one without a tokenizer, and a text."""
+    folder = tmp_path_factory.mktemp("models")
+    write_folder("llama", folder / "llama", tokenizer=True)
+    write_folder("gpt2", folder / "bare", tokenizer=False)
+    (folder / "text.txt").write_text(TEXT)
+    return folder
+
+
+def _run(*arguments: object):
+    return CliRunner(env=TERMINAL).invoke(cli.app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def reported(models, tmp_path_factory):
+    """A report on the model with a tokenizer: what was printed, and its folder."""
+    folder = tmp_path_factory.mktemp("out") / "report"
+    text = models / "text.txt"
+    result = _run("report", models / "llama", "--text", text, "--sequences", 7, "--out", folder)
+    assert result.exit_code == 0, result.output
+    return result, folder
+
+
+def test_report_writes_the_page_and_prints_heads_icl_table_and_where_it_is(reported):
+    result, folder = reported
+    content = json.loads((folder / "report.json").read_text())
+    assert {path.name for path in folder.iterdir()} == {
+        *("index.html", "heads.csv", "icl.csv", "losses.parquet", "report.json")
+    }
+    assert content["headline"] in result.stdout
+    assert str((folder / "index.html").resolve()) in result.stdout
+    lines = [line.split() for line in result.stdout.splitlines()]
+    tested = [row for row in content["icl"] if row["kind"] == "tested"]
+    assert len(tested) == 8
+    for row in tested:
+        change = f"{words.number(row['effect'])} [{words.number(row['effect_low'])},"
+        rank = f"{row['rank']} of {row['n_controls'] + 1}"
+        assert any(
+            line[:1] == [row["method"]] and change in (text := " ".join(line)) and rank in text
+            for line in lines
+        )
+    [candidate] = content["knocked_out"]
+    assert any(line[:1] == [candidate] for line in lines)
+
+
+def test_the_command_on_the_card_makes_the_same_report(reported, tmp_path):
+    _, folder = reported
+    content = json.loads((folder / "report.json").read_text())
+    program, *arguments = content["card"]["Command"].split()
+    assert program == "induction-lens"
+    result = _run(*arguments, "--json", "--out", tmp_path / "again")
+    again = json.loads(result.stdout)
+    assert again.pop("page") == str(tmp_path / "again" / "index.html")
+    assert again["icl"] == content["icl"]
+    assert again["heads"] == content["heads"]
+    assert again["card"] == content["card"]
+
+
+def test_report_goes_to_a_folder_named_after_the_model(models, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ["--sequences", "5", "--method", "zero", "--heads", "1.1, 0.2", "--controls", "0"]
+    result = _run("report", models / "bare", *options, "--json")
+    content = json.loads(result.stdout)
+    assert content["page"] == "bare-report/index.html"
+    assert (tmp_path / "bare-report" / "index.html").is_file()
+    assert content["knocked_out"] == ["0.2", "1.1"]
+    assert content["data"] == "repeated random tokens"
+    assert {row["method"] for row in content["icl"]} == {"zero"}
+    assert {row["kind"] for row in content["icl"]} == {"tested"}
+
+
+def test_heads_prints_every_score_as_json(models):
+    result = _run("heads", models / "llama", "--json", "--seed", 3)
+    printed = pd.DataFrame(json.loads(result.stdout))
+    expected = score_heads(load(models / "llama", device="cpu"), seed=3).to_frame()
+    pd.testing.assert_frame_equal(printed, expected, check_exact=False, atol=1e-5)
+
+
+def test_heads_lists_the_top_of_the_first_detector(models):
+    result = _run("heads", models / "llama", "--detector", "duplicate_token", "--top", 3)
+    scores = score_heads(load(models / "llama", device="cpu"), detectors=["duplicate_token"])
+    printed = [line.split() for line in result.stdout.splitlines() if "." in line]
+    expected = [[str(h), f"{score:.2f}"] for h, score in scores["duplicate_token"].top(3)]
+    assert printed == expected
+
+
+def test_zoo_lists_the_models_that_ship():
+    assert json.loads(_run("zoo", "--json").stdout) == zoo().to_dict("records")
+    text = _run("zoo").stdout
+    assert all(name in text for name in zoo()["name"])
+    assert "ICL score" in text
+
+
+def test_train_passes_its_options_on_and_says_what_it_did(monkeypatch, tmp_path):
+    asked = {}
+
+    def fake(name, out, **options):
+        asked.update(options, name=name, out=out)
+        losses = torch.tensor([5.0, 2.5])
+        return TrainingRun(
+            model=None,
+            losses=losses,
+            n_steps=2,
+            tokens_seen=4096,
+            tokens_per_second=1.0,
+            snapshots=(),
+        )
+
+    monkeypatch.setattr(cli, "train_preset", fake)
+    result = _run("train", "--preset", "toy-1l", "--tokens", 4096, "--seed", 5, "--no-resume")
+    assert asked == {
+        "name": "toy-1l",
+        "out": Path("toy-1l-training"),
+        "n_tokens": 4096,
+        "seed": 5,
+        "device": None,
+        "resume": False,
+    }
+    assert "2 steps, 4,096 tokens" in result.stdout
+    assert "2.500 nats" in result.stdout
+    out = tmp_path / "run"
+    result = _run("train", "--preset", "toy-1l", "--out", out, "--json")
+    assert asked["out"] == out
+    assert json.loads(result.stdout) == {
+        "model": str(out / "model"),
+        "steps": 2,
+        "tokens_seen": 4096,
+        "last_loss": 2.5,
+        "snapshots": [],
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["heads", "{models}/text.txt"], "text.txt"),
+        (["heads", "{models}"], "no config.json"),
+        (["heads", "{models}/llama", "--detector", "inductoin"], "did you mean 'induction'"),
+        (["report", "{models}/llama", "--heads", "9.9"], "0.0 to 1.5"),
+        (["report", "{models}/llama", "--heads", "one"], "'1.6' or (1, 6)"),
+        (["report", "{models}/llama", "--method", "meen"], "did you mean 'mean'"),
+        (["report", "{models}/llama", "--text", "{models}/none"], "which is not there"),
+        (["report", "{models}/llama", "--late", "99"], "inside the model's context"),
+        (["train", "--preset", "toy-9l"], "toy-2l"),
+    ],
+)
+def test_user_errors_are_one_line_on_stderr_with_exit_code_2(models, arguments, message):
+    result = _run(*(argument.format(models=models) for argument in arguments))
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert "Traceback" not in result.output
+
+
+def test_misused_options_exit_with_code_2():
+    assert _run("heads", "--top", "0").exit_code == 2
+    assert _run("nonsense").exit_code == 2
+    assert "--preset" in _run("train").stderr
+
+
+def test_an_error_of_ours_is_not_hidden(monkeypatch):
+    def broken(*arguments, **options):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(cli, "zoo", broken)
+    result = _run("zoo")
+    assert isinstance(result.exception, RuntimeError)
+    assert result.exit_code == 1
+
+
+def test_version_and_help():
+    assert _run("--version").stdout == f"induction-lens {induction_lens.__version__}\n"
+    top = _run("--help").stdout
+    assert all(command in top for command in ("report", "heads", "zoo", "train"))
+    for command in ("report", "heads", "train"):
+        assert f"induction-lens {command}" in _run(command, "--help").stdout  # an example to copy
