@@ -39,6 +39,7 @@ from induction_lens.models import (
     hook_name,
     installed,
     keep,
+    logits_at,
     prove_writes_land,
     running,
     shape,
@@ -91,7 +92,7 @@ def keep_outputs(
     size = batch_size or batch_size_for(model, reference.shape[1])
     with running(model), installed(model, keep("z", heads, into=seen)):
         for rows in batches(len(reference), size, progress=progress):
-            model(reference[rows].to(device_of(model)))
+            logits_at(model, reference[rows].to(device_of(model)), [0])  # nobody reads logits
             for layer, chosen in heads.items():
                 kept[layer].append(seen[layer][:, :, chosen].cpu())
     return {layer: torch.cat(parts) for layer, parts in kept.items()}

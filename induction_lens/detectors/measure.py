@@ -20,6 +20,7 @@ from induction_lens.models import (
     check_tokens,
     device_of,
     installed,
+    logits_at,
     running,
 )
 
@@ -55,7 +56,7 @@ def measure(
             batch = tokens[rows].to(device_of(model))
             hooks = [hook for taken in measures for hook in taken.hooks(batch, rows)]
             with installed(model, hooks):
-                model(batch)
+                logits_at(model, batch, [0])  # nobody reads logits: unembed as little as possible
             for taken in measures:
                 taken.finish(rows)
 
