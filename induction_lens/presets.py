@@ -44,7 +44,7 @@ class Preset:
     """The model."""
     description: str
     """What the model is, in a few words."""
-    n_tokens: int = 20_000_000
+    n_tokens: int = 25_000_000
     """Training tokens, BOS included; each is seen once."""
     batch_size: int = 16
     """Sequences of `config.n_ctx` tokens in a batch."""

@@ -64,7 +64,7 @@ def train(
     muon_learning_rate: float = 0.02,
     weight_decay: float = 0.0,
     warmup: int = 100,
-    decay: float = 0.5,
+    decay: float = 0.3,
     clip: float | None = 1.0,
     micro_batch: int | None = None,
     fused: bool = True,
