@@ -18,9 +18,11 @@ CONTEXT = 128 if QUICK else 512
 BATCH_SIZE = 4 if QUICK else 16
 N_STEPS = 6 if QUICK else 1200
 
-tokenizer = tokenizer_of(il.load("toy-2l"))
+shipped = il.load("toy-2l")
+tokenizer = tokenizer_of(shipped)
 
-# Python source; the held-out files, which text_tokens draws from, are not among these.
+# Python source: to measure on, files held out from training; to train on, all others.
+held_out = il.text_tokens(shipped, n_sequences=8 if QUICK else 128, seq_len=CONTEXT)
 texts = documents("train", origin="stdlib" if QUICK else "all")
 random.Random(0).shuffle(texts)  # the files of one package lie together: mix them
 batches = pack(texts, tokenizer, CONTEXT, n_sequences=N_STEPS * BATCH_SIZE)
@@ -33,7 +35,6 @@ for name, smeared in (("plain", False), ("smeared", True)):
     folder = f"runs/{name}"
     run = il.train(model, batches, n_steps=N_STEPS, batch_size=BATCH_SIZE, out=folder)
 
-    held_out = il.text_tokens(model, n_sequences=8 if QUICK else 128, seq_len=CONTEXT)
     losses = il.per_token_loss(model, held_out)
     score = il.icl_score(losses, early=CONTEXT // 10, late=CONTEXT - 12, window=10)
     [(head, induction)] = il.score_heads(model, detectors=["induction"])["induction"].top(1)

@@ -1,0 +1,108 @@
+"""The examples and the README's Python run, and print what the API says."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import induction_lens as il
+
+ROOT = Path(__file__).parents[1]
+
+
+def run_example(name, folder):
+    """What `examples/NAME.py --quick` prints, run in a folder of its own."""
+    result = subprocess.run(
+        [sys.executable, ROOT / "examples" / f"{name}.py", "--quick"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_examples_are_short():
+    lengths = {
+        path.name: len(path.read_text().splitlines()) for path in (ROOT / "examples").glob("*.py")
+    }
+    assert len(lengths) == 3
+    assert {name: n for name, n in lengths.items() if n >= 60} == {}
+
+
+def test_find_heads_prints_the_scores_of_the_api(tmp_path):
+    printed = run_example("find_heads", tmp_path)
+    model = il.load("toy-2l")
+    table = il.score_heads(model, tokens=il.repeated_random_tokens(model, n_sequences=8))
+    for name in ("previous_token", "induction"):
+        section = printed.split(f"{name}: ")[1]
+        lines = re.findall(r"^  (\d+\.\d+)  (-?\d\.\d+)  .*: (yes|no)$", section, re.MULTILINE)[:5]
+        top = table[name].top(5)
+        assert [head for head, _, _ in lines] == [str(head) for head, _ in top]
+        assert [float(score) for _, score, _ in lines] == pytest.approx(
+            [score for _, score in top], abs=2e-4
+        )
+        above = {str(head) for head in table[name].above(0.3)}
+        assert {head for head, _, verdict in lines if verdict == "yes"} == above
+    [strongest, *_] = table["induction"].above(0.3)
+    [by_activations, by_weights] = re.findall(
+        rf"head {strongest}: .* ([+-]\S+) by .* ([+-]\S+) by", printed
+    )[0]
+    assert float(by_activations) == pytest.approx(table["copying"][strongest], abs=2e-4)
+    assert float(by_weights) == pytest.approx(table["copying_weights"][strongest], abs=2e-4)
+
+
+def test_knock_out_prints_the_effect_that_plain_averages_give(tmp_path):
+    printed = run_example("knock_out", tmp_path)
+    model = il.load("toy-2l")
+    heads = il.score_heads(model)["induction"].above(0.3)
+    text = il.text_tokens(model, n_sequences=16)
+    clean = il.per_token_loss(model, text)
+    for method in ("mean", "zero"):
+        with il.knocked_out(model, heads, method=method, reference=text):
+            without = il.per_token_loss(model, text)
+        change = without - clean
+        effect = change[:, 490:511].mean() - change[:, 40:61].mean()
+        found = re.search(rf"^{method}: .*\n  effect ([+-]\d\.\d+) \[", printed, re.MULTILINE)
+        assert found is not None
+        assert float(found[1]) == pytest.approx(float(effect), abs=2e-3)
+
+
+def test_train_smeared_toy_prints_the_loss_of_the_snapshots_it_leaves(tmp_path):
+    printed = run_example("train_smeared_toy", tmp_path)
+    text = il.text_tokens(il.load("toy-2l"), n_sequences=8, seq_len=128)
+    smears = {}
+    for name in ("plain", "smeared"):
+        folder = tmp_path / "runs" / name / "snapshots" / "step-00000006"
+        model = il.load(folder)
+        loss = il.per_token_loss(model, text)[:, 1:].mean()
+        found = re.search(rf"^{name}: 3072 tokens\n  held-out loss (\d+\.\d+) nats", printed, re.M)
+        assert found is not None
+        assert float(found[1]) == pytest.approx(float(loss), abs=2e-4)
+        smears[name] = [weight for key, weight in weights_of(model) if "smear" in key]
+    # One smear parameter per head, which training has moved from its first value, 0.
+    assert smears["plain"] == []
+    [smear] = smears["smeared"]
+    assert smear.shape == (4,)
+    assert smear.abs().min() > 0
+
+
+def weights_of(model):
+    return [(name, weight.detach()) for name, weight in model.named_parameters()]
+
+
+def test_the_readme_tour_gives_what_its_comments_say():
+    readme = (ROOT / "README.md").read_text()
+    [tour] = re.findall(r"```python\n(import induction_lens as il\n.*?)```", readme, re.DOTALL)
+    few = tour.replace("n_sequences=256", "n_sequences=8")
+    assert few != tour
+    names: dict = {}
+    exec(compile(few, "README.md", "exec"), names)
+    heads = names["scores"]["induction"].above(0.3)
+    assert f"# {heads}" in tour
+    best, score = names["scores"]["induction"].top(1)[0]
+    assert f"# [({best!r}, {score:.2f}" in tour
+    assert names["study"].heads == tuple(sorted(heads))
