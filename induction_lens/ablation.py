@@ -187,7 +187,7 @@ def ablate(
     late: int = 500,
     window: int = 0,
     batch_size: int | None = None,
-    progress: bool = False,
+    progress: bool = True,
 ) -> AblationStudy:
     """Knock a set of heads out together, and compare with random sets of the same shape.
 
@@ -204,7 +204,7 @@ def ablate(
         late: position of the late token.
         window: positions averaged on each side of both; 0 is the paper's definition.
         batch_size: sequences per forward pass; None chooses by a memory budget.
-        progress: show progress bars.
+        progress: show progress bars on stderr for what takes over two seconds.
 
     Raises:
         ValueError: for an unknown method or head, positions outside the sequences, or controls
@@ -251,7 +251,7 @@ def ablate_each_head(
     late: int = 500,
     window: int = 0,
     batch_size: int | None = None,
-    progress: bool = False,
+    progress: bool = True,
 ) -> HeadScores:
     """The effect of knocking out each head alone on the ICL score, in nats, paired by sequence.
 

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Union
+from typing import TYPE_CHECKING, Any, Literal, Union
 
 import torch
 from jaxtyping import Float
@@ -65,11 +65,12 @@ def parse_heads(heads: Iterable[HeadLike] | HeadLike, *, n_layers: int, n_heads:
     Raises:
         ValueError: if a head is not in the model, or is named twice, or there is none.
     """
-    one_head = isinstance(heads, (Head, str)) or (
+    several: Any = heads
+    if isinstance(heads, (Head, str)) or (
         isinstance(heads, tuple) and len(heads) == 2 and all(isinstance(i, int) for i in heads)
-    )
-    listed: Iterable[HeadLike] = [heads] if one_head else heads  # pyright: ignore[reportAssignmentType]
-    parsed = [Head.parse(head) for head in listed]
+    ):
+        several = [heads]
+    parsed = [Head.parse(head) for head in several]
     if not parsed:
         raise ValueError(
             "expected at least one head, got none; "

@@ -13,7 +13,8 @@ is noisy, and is reported with a bootstrap interval over sequences.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -58,19 +59,25 @@ class Estimate:
         return self.low > 0 or self.high < 0
 
 
-def batches(n: int, batch_size: int, *, progress: str | None = None) -> Iterator[slice]:
-    """Slices that cover `range(n)`, with a progress bar of that title if one is given."""
-    starts = range(0, n, batch_size)
-    if progress is None:
-        yield from (slice(start, min(start + batch_size, n)) for start in starts)
-        return
+@contextmanager
+def progress_bar(title: str | None, total: int) -> Iterator[Callable[[int], object]]:
+    """A bar over `total` sequences, on stderr and after two seconds; yields what to call with the
+    number just done. None for a title shows nothing."""
     from tqdm.auto import tqdm
 
-    with tqdm(total=n, desc=progress, unit="seq", leave=False, delay=1) as bar:
-        for start in starts:
+    with tqdm(
+        total=total, desc=title, unit="seq", leave=False, delay=2, disable=title is None
+    ) as bar:
+        yield bar.update
+
+
+def batches(n: int, batch_size: int, *, progress: str | None = None) -> Iterator[slice]:
+    """Slices that cover `range(n)`, with a progress bar of that title if one is given."""
+    with progress_bar(progress, n) as advance:
+        for start in range(0, n, batch_size):
             rows = slice(start, min(start + batch_size, n))
             yield rows
-            bar.update(rows.stop - rows.start)
+            advance(rows.stop - rows.start)
 
 
 def per_token_loss(
@@ -78,7 +85,7 @@ def per_token_loss(
     tokens: Int[Tensor, "batch pos"],
     *,
     batch_size: int | None = None,
-    progress: bool = False,
+    progress: bool = True,
 ) -> Float[Tensor, "batch pos"]:
     """The loss of every token, in nats: `losses[:, t]` predicts the token at position `t`.
 
@@ -86,7 +93,7 @@ def per_token_loss(
         model: a hooked model.
         tokens: sequences with BOS at position 0.
         batch_size: sequences per forward pass; None chooses by a memory budget.
-        progress: show a progress bar.
+        progress: show a progress bar on stderr where it takes over two seconds.
 
     Returns:
         Losses on the CPU, as float32; NaN at position 0, which nothing precedes.

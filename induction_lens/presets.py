@@ -50,11 +50,18 @@ class Preset:
     """Sequences of `config.n_ctx` tokens in a batch."""
 
 
+# Smeared keys change within the first 3M tokens and one layer never does: half of what toy-2l needs
+# is ample for both.
+_HALF = 12_500_000
 PRESETS: dict[str, Preset] = {
     "toy-2l": Preset(ToyConfig(n_layers=2), "two layers, attention only: has induction heads"),
-    "toy-1l": Preset(ToyConfig(n_layers=1), "one layer, attention only: has no induction heads"),
+    "toy-1l": Preset(
+        ToyConfig(n_layers=1), "one layer, attention only: has no induction heads", _HALF
+    ),
     "toy-1l-smeared": Preset(
-        ToyConfig(n_layers=1, smeared_keys=True), "one layer, attention only, with smeared keys"
+        ToyConfig(n_layers=1, smeared_keys=True),
+        "one layer, attention only, with smeared keys: has induction heads",
+        _HALF,
     ),
 }
 """The models that ship, by name."""

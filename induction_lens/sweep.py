@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from induction_lens.heads import Head
 from induction_lens.knockout import Knockout, Method, by_layer, keep_outputs
-from induction_lens.metrics import batch_loss, batches
+from induction_lens.metrics import batch_loss, batches, progress_bar
 from induction_lens.models import (
     Model,
     batch_size_for,
@@ -44,7 +44,7 @@ def knockout_losses(
     seed: int = 0,
     positions: Sequence[int] | None = None,
     batch_size: int | None = None,
-    progress: bool = False,
+    progress: bool = True,
 ) -> tuple[Float[Tensor, "batch pos"], Float[Tensor, "set batch pos"]]:
     """The loss of every token, clean and with each set of heads knocked out, in nats.
 
@@ -58,7 +58,7 @@ def knockout_losses(
         seed: seed of `resample`.
         positions: positions whose losses are wanted; None for all. The others are NaN.
         batch_size: sequences per forward pass; None chooses by a memory budget.
-        progress: show progress bars.
+        progress: show progress bars on stderr for what takes over two seconds.
 
     Raises:
         ValueError: if the tokens or the reference do not fit.
@@ -88,17 +88,18 @@ def knockout_losses(
     losses = torch.full((len(sets), *tokens.shape), math.nan)
     size = batch_size or batch_size_for(model, tokens.shape[1])
     title = f"{len(sets)} knock-outs" if progress else None
-    with running(model):
-        for rows in batches(len(tokens), size, progress=title):
+    with running(model), progress_bar(title, len(tokens) * (1 + len(sets))) as advance:
+        for rows in batches(len(tokens), size):
             batch = tokens[rows].to(device_of(model))
-            after = _batch(model, knockouts, batch, rows, read)
-            clean[rows, read], losses[:, rows, read] = after[0], torch.stack(after[1:])
+            for index, loss in enumerate(_passes(model, knockouts, batch, rows, read)):
+                (losses[index - 1] if index else clean)[rows, read] = loss
+                advance(len(batch))
     return clean, losses
 
 
-def _batch(
+def _passes(
     model: Model, knockouts: Sequence[Knockout], batch: Tensor, rows: slice, read: list[int]
-) -> list[Tensor]:
+) -> Iterator[Tensor]:
     """Losses of one batch at the positions that are read: clean, then of every knock-out."""
     patterns: dict[int, Tensor] = {}
     residuals: dict[int, Tensor] = {}
@@ -110,14 +111,15 @@ def _batch(
     # all positions in one piece is how the model unembeds anyway
     positions = read if len(read) < batch.shape[1] - 1 else None
     with installed(model, hooks):
-        losses = [batch_loss(model, batch, positions).cpu()]
+        clean = batch_loss(model, batch, positions).cpu()
+    yield clean
     for knockout in knockouts:
         knockout.freeze(patterns)
         first = knockout.first_layer
         resume = (first, residuals[first]) if first in residuals else None
         with installed(model, knockout.hooks(rows)):
-            losses.append(batch_loss(model, batch, positions, resume=resume).cpu())
-    return losses
+            losses = batch_loss(model, batch, positions, resume=resume).cpu()
+        yield losses
 
 
 def _of_heads(

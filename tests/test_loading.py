@@ -104,13 +104,13 @@ def test_a_name_that_the_hub_does_not_give_is_refused():
         il.load("nobody/no-such-model")
 
 
-class _Asked(Exception):
+class _AskedError(Exception):
     pass
 
 
 def test_official_names_become_the_class_that_has_them(monkeypatch):
     def asked(name, **options):
-        raise _Asked(name, options["device"], options["dtype"])
+        raise _AskedError(name, options["device"], options["dtype"])
 
     if HAS_HOOKED_TRANSFORMER:
         import transformer_lens
@@ -118,7 +118,7 @@ def test_official_names_become_the_class_that_has_them(monkeypatch):
         monkeypatch.setattr(transformer_lens.HookedTransformer, "from_pretrained", asked)
     else:
         monkeypatch.setattr(TransformerBridge, "boot_transformers", asked)
-    with pytest.raises(_Asked) as caught:
+    with pytest.raises(_AskedError) as caught:
         il.load("gpt2", device="cpu", dtype=torch.float64)
     assert caught.value.args == ("gpt2", "cpu", torch.float64)
 

@@ -29,7 +29,7 @@ def score_heads(
     shuffled_null: bool = True,
     seed: int = 0,
     batch_size: int | None = None,
-    progress: bool = False,
+    progress: bool = True,
 ) -> ScoreTable:
     """Score every head with every detector.
 
@@ -47,7 +47,7 @@ def score_heads(
             means nothing for `previous_token`, which is about position.)
         seed: seed of the random tokens and of the shuffle.
         batch_size: sequences per forward pass; None chooses by a memory budget.
-        progress: show progress bars.
+        progress: show progress bars on stderr for what takes over two seconds.
 
     Raises:
         ValueError: for an unknown detector, or tokens that the model cannot read.

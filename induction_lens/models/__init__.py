@@ -4,6 +4,7 @@ Everything above works on the `Model` protocol, so that `HookedTransformer` and 
 need no second copy of any module.
 """
 
+from induction_lens.models.classes import HAS_HOOKED_TRANSFORMER
 from induction_lens.models.describe import (
     ModelShape,
     batch_size_for,
@@ -11,7 +12,6 @@ from induction_lens.models.describe import (
     centres,
     check_tokens,
     class_name,
-    device_of,
     embedding,
     first_nan_layer,
     model_name,
@@ -31,6 +31,7 @@ from induction_lens.models.hooks import (
     Model,
     Site,
     before_forward,
+    device_of,
     hook_name,
     hook_points,
     installed,
@@ -39,7 +40,6 @@ from induction_lens.models.hooks import (
     running,
 )
 from induction_lens.models.native import (
-    HAS_HOOKED_TRANSFORMER,
     new_transformer,
     toy_weights,
 )

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from induction_lens.models.hooks import Model, hook_name, installed, running
+from induction_lens.models.hooks import Model, hook_name, installed, running, untyped
 from induction_lens.models.native import toy_weights
 
 _BATCH_BUDGET_BYTES = 256 * 2**20
@@ -69,11 +69,6 @@ def model_name(model: Model) -> str:
     return getattr(model, "induction_lens_name", None) or str(
         getattr(model.cfg, "model_name", None) or "model"
     )
-
-
-def device_of(model: Model) -> torch.device:
-    """Where the model's first parameter lives."""
-    return next(model.parameters()).device  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def tokenizer_of(model: Model) -> Any:
@@ -183,8 +178,8 @@ def norm_weight(model: Model, layer: int | None) -> Tensor | None:
 
     None where the norm has no weight. Where it was folded into the next matrix it is all ones.
     """
-    inner: Any = model
-    norm = inner.ln_final if layer is None else inner.blocks[layer].ln1
+    module = untyped(model)
+    norm = module.ln_final if layer is None else module.blocks[layer].ln1
     weights = (getattr(norm, name, None) for name in ("w", "weight"))
     return next((weight for weight in weights if isinstance(weight, Tensor)), None)
 
@@ -197,8 +192,7 @@ def centres(model: Model) -> bool:
 
 def value_weights(model: Model, layer: int) -> Float[Tensor, "head d_model d_head"]:
     """`W_V` of each query head, the norm before attention folded in (scale, and centring)."""
-    attention = model.blocks[layer].attn  # pyright: ignore[reportAttributeAccessIssue]
-    W_V = attention.W_V.detach()
+    W_V = untyped(model).blocks[layer].attn.W_V.detach()
     sizes = shape(model)
     if W_V.shape[0] != sizes.n_heads:  # grouped-query: consecutive query heads share a value head
         W_V = W_V.repeat_interleave(sizes.n_heads // W_V.shape[0], dim=0)
@@ -207,17 +201,17 @@ def value_weights(model: Model, layer: int) -> Float[Tensor, "head d_model d_hea
 
 def output_weights(model: Model, layer: int) -> Float[Tensor, "head d_head d_model"]:
     """`W_O` of each head."""
-    return model.blocks[layer].attn.W_O.detach()  # pyright: ignore[reportAttributeAccessIssue]
+    return untyped(model).blocks[layer].attn.W_O.detach()
 
 
 def embedding(model: Model) -> Float[Tensor, "d_vocab d_model"]:
     """`W_E`."""
-    return model.W_E.detach()  # pyright: ignore[reportAttributeAccessIssue]
+    return untyped(model).W_E.detach()
 
 
 def unembedding(model: Model) -> Float[Tensor, "d_model d_vocab"]:
     """`W_U` with the final norm folded in (scale, and centring)."""
-    W_U = model.W_U.detach()  # pyright: ignore[reportAttributeAccessIssue]
+    W_U = untyped(model).W_U.detach()
     return _fold(W_U, norm_weight(model, None), centred=centres(model))
 
 

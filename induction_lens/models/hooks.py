@@ -55,6 +55,11 @@ class Model(Protocol):
         ...
 
 
+def untyped(model: Model) -> Any:
+    """The model, for what it has beyond the protocol: it is a torch module with blocks."""
+    return model
+
+
 class InterventionError(RuntimeError):
     """An intervention did not act: its numbers would have been those of a clean run."""
 
@@ -140,13 +145,13 @@ def running(model: Model) -> Iterator[None]:
     """No gradients and no dropout, and the model's mode restored at the end."""
     was_training = bool(getattr(model, "training", False))
     if was_training:
-        model.eval()  # pyright: ignore[reportAttributeAccessIssue]
+        untyped(model).eval()
     try:
         with torch.no_grad():
             yield
     finally:
         if was_training:
-            model.train()  # pyright: ignore[reportAttributeAccessIssue]
+            untyped(model).train()
 
 
 def prove_writes_land(model: Model, layers: Sequence[int], *, vocabulary: int) -> None:
@@ -158,7 +163,7 @@ def prove_writes_land(model: Model, layers: Sequence[int], *, vocabulary: int) -
     Raises:
         InterventionError: naming the layer whose writes are dropped.
     """
-    tokens = torch.arange(3, device=_device(model))[None] % vocabulary
+    tokens = torch.arange(3, device=device_of(model))[None] % vocabulary
     generator = torch.Generator().manual_seed(0)
 
     def noisy(z: Tensor) -> Tensor:
@@ -188,12 +193,12 @@ def prove_writes_land(model: Model, layers: Sequence[int], *, vocabulary: int) -
 
 
 def _projects(model: Model, layer: int) -> bool:
-    attention = model.blocks[layer].attn  # pyright: ignore[reportAttributeAccessIssue]
-    return bool((attention.W_O != 0).any())
+    return bool((untyped(model).blocks[layer].attn.W_O != 0).any())
 
 
-def _device(model: Model) -> torch.device:
-    return next(model.parameters()).device  # pyright: ignore[reportAttributeAccessIssue]
+def device_of(model: Model) -> torch.device:
+    """Where the model's first parameter lives."""
+    return next(untyped(model).parameters()).device
 
 
 @contextmanager
@@ -203,8 +208,8 @@ def before_forward(model: Model, prepare: Callable[[Tensor], None]) -> Iterator[
     The instance's `forward` is replaced, and put back at the end: unlike a torch pre-hook this is
     also seen by `run_with_hooks` and `run_with_cache`, which call `forward` directly.
     """
-    own = vars(model).get("forward")
-    forward = model.forward  # pyright: ignore[reportAttributeAccessIssue]
+    module = untyped(model)
+    own, forward = vars(module).get("forward"), module.forward
     inside = False
 
     def prepared(input: Any, *args: Any, **kwargs: Any) -> Any:
@@ -222,11 +227,11 @@ def before_forward(model: Model, prepare: Callable[[Tensor], None]) -> Iterator[
                 inside = False
         return forward(input, *args, **kwargs)
 
-    model.forward = prepared  # pyright: ignore[reportAttributeAccessIssue]
+    module.forward = prepared
     try:
         yield
     finally:
         if own is None:
-            del model.forward  # pyright: ignore[reportAttributeAccessIssue]
+            del module.forward
         else:
-            model.forward = own  # pyright: ignore[reportAttributeAccessIssue]
+            module.forward = own

@@ -11,17 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.metadata import version
-from importlib.util import find_spec
 from typing import Any, Literal
 
 import torch
-import transformer_lens
 from torch import Tensor, nn
-from transformer_lens.config import TransformerBridgeConfig
-from transformer_lens.model_bridge import TransformerBridge
 
-HAS_HOOKED_TRANSFORMER: bool = find_spec("transformer_lens.HookedTransformer") is not None
-"""Whether this TransformerLens still has `HookedTransformer` (3.9 has, 4.0 removed it)."""
+from induction_lens.models.classes import (
+    HAS_HOOKED_TRANSFORMER,
+    bridge_class,
+    bridge_config_class,
+    hooked_class,
+    hooked_config_class,
+    is_bridge,
+)
 
 Implementation = Literal["hooked", "bridge"]
 
@@ -90,15 +92,13 @@ def new_transformer(
         "init_weights": False,
     }
     if chosen == "hooked":
-        config = transformer_lens.HookedTransformerConfig(
-            **plain, dtype=dtype, device=str(device), default_prepend_bos=True
-        )
-        model = transformer_lens.HookedTransformer(config)
+        plain |= {"device": str(device), "default_prepend_bos": True}
+        model = hooked_class()(hooked_config_class()(**plain, dtype=dtype))
         unembedding_bias = model.unembed.b_U
     else:
-        bridge_config = TransformerBridgeConfig(**plain, dtype=dtype)
+        config = bridge_config_class()(**plain, dtype=dtype)
         with torch.random.fork_rng(devices=[]):  # its layers draw weights that nobody keeps
-            model = TransformerBridge.boot_native(bridge_config, device=device, dtype=dtype)
+            model = bridge_class().boot_native(config, device=device, dtype=dtype)
         unembedding_bias = getattr(_inner(model.original_model.head), "bias", None)
     if unembedding_bias is not None:  # some classes always have one: ours is zero and stays zero
         unembedding_bias.data.zero_()
@@ -139,7 +139,7 @@ def toy_weights(model: Any, of: Callable[[Tensor], Any] = _identity) -> dict[str
         Tensors that share memory with the model: writing to one in place writes to the model, and
         autograd goes through them to the model's parameters.
     """
-    if isinstance(model, TransformerBridge):
+    if is_bridge(model):
         return _bridge_weights(model, of)
     return _hooked_weights(model, of)
 
@@ -176,7 +176,7 @@ def _inner(module: Any) -> Any:
 
 
 def _attention(model: Any, layer: int) -> Any:
-    if isinstance(model, TransformerBridge):
+    if is_bridge(model):
         native: Any = model.original_model
         return _inner(_inner(native.layers[layer]).attn)
     return model.blocks[layer].attn

@@ -12,8 +12,8 @@ from contextlib import nullcontext
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from induction_lens.models.hooks import InterventionError, Model, installed
-from induction_lens.models.native import HAS_HOOKED_TRANSFORMER
+from induction_lens.models.classes import is_hooked
+from induction_lens.models.hooks import InterventionError, Model, installed, untyped
 
 _UNEMBED = "unembed.hook_in"
 Resume = tuple[int, Float[Tensor, "batch pos d_model"]]
@@ -21,12 +21,8 @@ Resume = tuple[int, Float[Tensor, "batch pos d_model"]]
 
 def can_resume(model: Model) -> bool:
     """Whether a pass can start at a later layer: on a `HookedTransformer`, unless shortformer."""
-    if not HAS_HOOKED_TRANSFORMER:
-        return False
-    from transformer_lens import HookedTransformer
-
     positions = getattr(model.cfg, "positional_embedding_type", None)
-    return isinstance(model, HookedTransformer) and positions != "shortformer"
+    return is_hooked(model) and positions != "shortformer"
 
 
 def logits_at(
@@ -58,7 +54,7 @@ def logits_at(
             logits = model(tokens)
         else:
             layer, residual = resume
-            logits = model(residual, start_at_layer=layer)  # pyright: ignore[reportCallIssue]
+            logits = untyped(model)(residual, start_at_layer=layer)
     if positions is not None and logits.shape[1] != len(positions):
         raise InterventionError(
             f"expected logits at {len(positions)} positions, got {logits.shape[1]}; this "

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformer_lens
-import transformers
-from transformer_lens.model_bridge import TransformerBridge
-from transformer_lens.supported_models import MODEL_ALIASES, OFFICIAL_MODEL_NAMES
 
+from induction_lens.models.classes import (
+    HAS_HOOKED_TRANSFORMER,
+    bridge_class,
+    hooked_class,
+    is_bridge,
+    is_hooked,
+)
 from induction_lens.models.hooks import Model
-from induction_lens.models.native import HAS_HOOKED_TRANSFORMER
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 
@@ -32,14 +34,13 @@ def best_device() -> str:
 
 def is_model(candidate: object) -> bool:
     """Whether this is a `HookedTransformer` or `TransformerBridge` object."""
-    classes: tuple[type, ...] = (TransformerBridge,)
-    if HAS_HOOKED_TRANSFORMER:
-        classes += (transformer_lens.HookedTransformer,)
-    return isinstance(candidate, classes)
+    return is_bridge(candidate) or is_hooked(candidate)
 
 
 def is_official_name(name: str) -> bool:
     """Whether TransformerLens lists this model, by its hub name or an alias."""
+    from transformer_lens.supported_models import MODEL_ALIASES, OFFICIAL_MODEL_NAMES
+
     aliases = {alias for listed in MODEL_ALIASES.values() for alias in listed}
     return name in OFFICIAL_MODEL_NAMES or name in aliases
 
@@ -61,12 +62,10 @@ def load_pretrained(
         return _load_folder(folder, device=device, dtype=dtype)
     try:
         if HAS_HOOKED_TRANSFORMER and is_official_name(name):
-            # its **kwargs are annotated as if all were of one type
-            options: Any = {"device": device, "dtype": dtype}
             with _quiet():
-                return transformer_lens.HookedTransformer.from_pretrained(name, **options)
+                return hooked_class().from_pretrained(name, device=device, dtype=dtype)
         with _quiet():
-            bridge = TransformerBridge.boot_transformers(name, device=device, dtype=dtype)
+            bridge = bridge_class().boot_transformers(name, device=device, dtype=dtype)
     except OSError as error:
         raise ValueError(
             f"expected a model of this package, a Hugging Face model name or a local folder, got "
@@ -82,6 +81,8 @@ def _load_folder(folder: Path, *, device: str, dtype: torch.dtype) -> Model:
             f"expected a folder with a model (config.json and weights), got {folder}, which has no "
             "config.json; pass the folder that save_pretrained or a snapshot wrote"
         )
+    import transformers
+
     has_tokenizer = any((folder / file).is_file() for file in _TOKENIZER_FILES)
     with _quiet():
         hf_model = transformers.AutoModelForCausalLM.from_pretrained(
@@ -92,17 +93,17 @@ def _load_folder(folder: Path, *, device: str, dtype: torch.dtype) -> Model:
             if has_tokenizer
             else _placeholder_tokenizer()
         )
-        bridge = TransformerBridge.boot_transformers(
+        bridge = bridge_class().boot_transformers(
             str(folder), hf_model=hf_model, tokenizer=tokenizer, device=device, dtype=dtype
         )
-    model = _compatible(bridge)
     if not has_tokenizer:
-        model.tokenizer = None  # pyright: ignore[reportAttributeAccessIssue]
-    return model
+        bridge.tokenizer = None
+    return _compatible(bridge)
 
 
 def _placeholder_tokenizer() -> Any:
     # TransformerLens cannot boot a folder that has no tokenizer; this one is dropped after booting.
+    import transformers
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
 
