@@ -293,10 +293,9 @@ def _print_report(found: Report) -> None:
     _print_heads(found.scores, shown, found.heads)
     for definition, studies in (("windowed", found.windowed), ("two positions", found.studies)):
         first = next(iter(studies.values()))
-        where = f"positions {first.early} and {first.late}" + f" ±{first.window}" * (
-            first.window > 0
-        )
-        title = f"ICL score, {definition} ({where}): {words.nats(first.clean)} nats clean"
+        around = f" ±{first.window}" if first.window else ""
+        where = f"{first.early} and {first.late}{around}"
+        title = f"ICL score at {where} ({definition}): {words.nats(first.clean)} nats clean"
         rows = [
             [name, words.nats(study.ablated), words.nats(study.effect), words.rank_text(study)]
             for name, study in studies.items()
@@ -328,12 +327,13 @@ def _print_table(columns: list[str], rows: list[list[str]], *, title: str | None
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    console = Console(emoji=False, highlight=False)
+    if title is not None:
+        console.print(title, markup=False)
+    table = Table(box=SIMPLE_HEAD)
     for index, column in enumerate(columns):
-        text = index == 0 or column in ("method", "description")
-        table.add_column(
-            column, justify="left" if text else "right", no_wrap=column in ("name", "method")
-        )
+        justify = "left" if index == 0 or column == "description" else "right"
+        table.add_column(column, justify=justify, no_wrap=index == 0)
     for row in rows:
         table.add_row(*row)
-    Console(emoji=False).print(table)
+    console.print(table)

@@ -165,6 +165,12 @@ def test_effects_are_sorted_with_their_intervals_and_the_knocked_out_heads_marke
     assert list(bars.marker.color) == [plots.CLEAN, plots.CLEAN, plots.METHOD_COLORS["mean"]]
 
 
+def test_effects_without_standard_errors_have_no_intervals():
+    effects = HeadScores("effect", torch.tensor([[0.5, -0.25]]), unit="nats")
+    [bars] = draw.head_effects(effects).data
+    assert (list(bars.x), bars.error_x.array) == ([-0.25, 0.5], None)
+
+
 def test_attention_map_shows_what_a_query_can_see_and_escapes_tokens():
     pattern = torch.tensor([[1.0, 0.0], [0.25, 0.75]])
     figure = draw.attention_map(pattern, ["<b>", "&x"])

@@ -8,6 +8,7 @@ import inspect
 import json
 import math
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from induction_lens.cli import report_command
 from induction_lens.detectors import score_heads
 from induction_lens.heads import Head, HeadScores, ScoreTable
 from induction_lens.metrics import Estimate, per_token_loss
-from induction_lens.report import Example, card, page, report, words
+from induction_lens.report import Example, card, evaluation, page, report, words
 from induction_lens.report.evaluation import (
     Data,
     Positions,
@@ -491,6 +492,10 @@ def test_large_models_get_a_map_of_effects_and_rows_for_their_induction_heads(fo
     effects = HeadScores("effect", values, unit="nats")
     heads = tuple(scores["induction"].above(0.8))
     large = dataclasses.replace(found, scores=scores, effects=effects, heads=heads)
+    frame = large.heads_frame()
+    assert "effect_alone_sem" not in frame
+    assert frame.effect_alone.tolist() == values.flatten().tolist()
+    assert frame.is_induction_head.sum() == 12
     assert len(heads) == 12
     table = page._heads_table(large)
     assert [row[0] for row in table.rows] == [str(head) for head in heads]
@@ -516,6 +521,12 @@ def test_the_card_names_model_data_seeds_and_versions(found):
     assert "d_model 24" in found.card["Shape"]
     assert f"torch {torch.__version__}" in found.card["Versions"]
     assert found.card["Seed"] == "0"
+
+
+def test_the_card_says_where_the_text_is_from():
+    assert evaluation._about(None).startswith("held-out")
+    assert evaluation._about([Path("a.txt"), "b"]) == "text from a.txt, b"
+    assert evaluation._about("one text\nof two lines") == "text passed by the caller"
 
 
 def test_defaults_are_the_same_in_python_on_the_command_line_and_on_the_card():

@@ -164,9 +164,9 @@ def _heads_table(found: Findings) -> Table:
     rows = tuple(
         (
             str(head),
-            words.number(induction[head], signed=False),
+            words.number(induction[head], signed=False, digits=3),
             _cell(induction, "sem", head),
-            "–" if induction.uniform is None else words.number(induction.uniform, signed=False),
+            "–" if induction.uniform is None else f"{induction.uniform:.3f}",
             _cell(induction, "null", head),
             f"{found.threshold:g}",
             *(words.number(found.scores[name][head], signed=False) for name in others),

@@ -157,7 +157,7 @@ def _about_the_rest(found: Findings) -> str:
         f"and the change {nats(paper.effect)}."
     )
     head, effect = found.effects.top(1)[0]
-    which = ", an induction head" if head in found.heads else ""
+    which = ", an induction head," if head in found.heads else ""
     sentences.append(
         f"Of all heads knocked out one at a time, {head}{which} weakens in-context learning most "
         f"({number(effect)})."
@@ -187,7 +187,8 @@ def captions(found: Findings) -> dict[str, str]:
         ),
         "cost": (
             "Ablated minus clean, paired by sequence. If the heads serve in-context learning, the "
-            "cost grows with position; a cost that is the same everywhere is some other service."
+            "cost grows with position; a cost that is the same everywhere is some other service. "
+            "Zero and pattern-preserving agree where no later layer attends to the heads."
         ),
         "effects": (
             "Change of the windowed ICL score when one head alone is replaced by its mean output; "
