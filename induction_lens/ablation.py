@@ -199,7 +199,7 @@ def ablate(
         reference: what `mean` and `resample` take outputs from; None takes `tokens`.
         per_position: for `mean`, a mean for each position instead of one over all.
         n_controls: control sets: this many, or all there are where a small model has fewer.
-        seed: seed of the controls, of `resample` and of the bootstrap.
+        seed: seed of the controls and of `resample`.
         early: position of the early token of the ICL score.
         late: position of the late token.
         window: positions averaged on each side of both; 0 is the paper's definition.

@@ -170,26 +170,20 @@ def prove_writes_land(model: Model, layers: Sequence[int], *, vocabulary: int) -
         noise = torch.randn(z.shape, generator=generator).to(z)
         return z + noise * (1 + z.abs().mean())
 
-    def witness(writes: Sequence[tuple[str, HookFunction]], layer: int) -> Tensor:
-        seen: list[Tensor] = []
-
-        def keep(activation: Tensor) -> None:
-            seen.append(activation.detach().clone())
-
-        with installed(model, [*writes, (hook_name("resid_post", layer), keep)]):
+    clean: dict[int, Tensor] = {}
+    with running(model), installed(model, keep("resid_post", layers, into=clean)):
+        model(tokens)
+    for layer in layers:
+        written: dict[int, Tensor] = {}
+        hooks = [(hook_name("z", layer), noisy), *keep("resid_post", [layer], into=written)]
+        with running(model), installed(model, hooks):
             model(tokens)
-        return seen[0]
-
-    with running(model):
-        for layer in layers:
-            clean = witness([], layer)
-            written = witness([(hook_name("z", layer), noisy)], layer)
-            if torch.equal(clean, written) and _projects(model, layer):
-                raise InterventionError(
-                    f"expected a write to {hook_name('z', layer)} to change the residual stream, "
-                    f"but this {type(model).__name__} dropped it; enable compatibility mode, or "
-                    "remove the hook that overwrites ours"
-                )
+        if torch.equal(clean[layer], written[layer]) and _projects(model, layer):
+            raise InterventionError(
+                f"expected a write to {hook_name('z', layer)} to change the residual stream, "
+                f"but this {type(model).__name__} dropped it; enable compatibility mode, or "
+                "remove the hook that overwrites ours"
+            )
 
 
 def _projects(model: Model, layer: int) -> bool:
