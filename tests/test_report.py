@@ -20,6 +20,7 @@ from induction_lens.ablation import AblationStudy, Control
 from induction_lens.cli import report_command
 from induction_lens.detectors import score_heads
 from induction_lens.heads import Head, HeadScores, ScoreTable
+from induction_lens.loading import zoo, zoo_names
 from induction_lens.metrics import Estimate, per_token_loss
 from induction_lens.report import Example, card, evaluation, page, report, words
 from induction_lens.report.evaluation import (
@@ -527,6 +528,13 @@ def test_the_card_says_where_the_text_is_from():
     assert evaluation._about(None).startswith("held-out")
     assert evaluation._about([Path("a.txt"), "b"]) == "text from a.txt, b"
     assert evaluation._about("one text\nof two lines") == "text passed by the caller"
+
+
+@pytest.mark.parametrize("name", zoo_names())
+def test_the_card_of_a_shipped_model_tells_its_training(name):
+    tokens = zoo().set_index("name").training_tokens[name]
+    assert card._training(name)["Training"].startswith(f"{tokens / 1e6:.1f}M tokens; Python")
+    assert card._training(f"a/{name}") == {}
 
 
 def test_defaults_are_the_same_in_python_on_the_command_line_and_on_the_card():

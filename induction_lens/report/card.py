@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import shlex
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from induction_lens.knockout import METHODS
+from induction_lens.loading import ZOO, zoo_names
 from induction_lens.models import (
     Model,
     class_name,
@@ -32,7 +34,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "late": None,
     "window": 10,
 }
-NAMELESS = ("custom", "model")  # what models are called that were built, not loaded
+NAMELESS = ("custom", "model", "native")  # what models are called that were built, not loaded
 
 
 def card_of(
@@ -45,12 +47,14 @@ def card_of(
     where = data.positions
     tokenizer = tokenizer_of(model)
     dtype = str(model.cfg.dtype).removeprefix("torch.")
+    name = model_name(model)
     return {
-        "Model": model_name(model),
+        "Model": name,
         "Class": class_name(model),
         "Shape": f"{sizes.n_layers} layers of {sizes.n_heads} heads{kv}, d_model {sizes.d_model}, "
         f"d_head {sizes.d_head}, vocabulary {sizes.d_vocab}, context {sizes.n_ctx}",
         "Weights": f"SHA-256 {weights_hash(model)[:16]}… ({dtype}, {device_of(model)})",
+        **_training(name),
         "Tokenizer": "none" if tokenizer is None else f"{len(tokenizer)} tokens",
         "Losses on": f"{n} sequences of {length} tokens: {data.about}",
         "ICL score": f"positions {where.early} and {where.late}; windowed: ±{where.window}",
@@ -60,8 +64,16 @@ def card_of(
             for name in ("induction_lens", "torch", "transformer-lens", "transformers")
         )
         + f", Python {platform.python_version()}",
-        "Command": command(model_name(model), text=text, options=options),
+        "Command": command(name, text=text, options=options),
     }
+
+
+def _training(name: str) -> dict[str, str]:
+    """What is known of the training of a model that ships with the package."""
+    if name not in zoo_names():
+        return {}
+    card = json.loads((ZOO / name / "card.json").read_text("utf-8"))
+    return {"Training": f"{card['training_tokens'] / 1e6:.1f}M tokens; {card['training_text']}"}
 
 
 def short_name(model: Model) -> str:

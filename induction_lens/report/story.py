@@ -136,17 +136,19 @@ def report(
     data = evaluation_data(model, text, n_sequences=n_sequences, seed=seed, **positions)
     with _stages(progress, total=3 + len(methods)) as stage:
         stage("scoring heads")
-        scores = _scores(model, data, seed)
+        scores = _scores(model, data, seed, progress)
         found = tuple(scores["induction"].above(threshold))
         studied, why = _studied(named, found, scores["induction"])
         possible = n_possible_controls(model, studied)
-        options = {"n_controls": min(n_controls, possible), "seed": seed}
+        options = {"seed": seed, "progress": progress}
         studies: dict[str, AblationStudy] = {}
         for method in methods:
             stage(f"knocking out {' '.join(map(str, studied))} ({method})")
-            studies[method] = _study(model, studied, data, method=method, **options)
+            studies[method] = _study(
+                model, studied, data, method=method, n_controls=min(n_controls, possible), **options
+            )
         stage("knocking out each head alone")
-        effects = _each_head(model, data, seed)
+        effects = _each_head(model, data, **options)
         stage("writing the report")
         asked = {"heads": named, "threshold": threshold, "methods": methods, "seed": seed}
         asked |= {"n_controls": n_controls, "n_sequences": n_sequences, **positions}
@@ -182,9 +184,9 @@ def _named(model: Model, heads: Iterable[HeadLike] | HeadLike | None) -> tuple[H
     return tuple(parse_heads(heads, n_layers=sizes.n_layers, n_heads=sizes.n_heads))
 
 
-def _scores(model: Model, data: Data, seed: int) -> ScoreTable:
+def _scores(model: Model, data: Data, seed: int, progress: bool) -> ScoreTable:
     text = data.tokens[:_N_SCORED_TEXT] if data.is_text else None
-    return score_heads(model, text=text, seed=seed)
+    return score_heads(model, text=text, seed=seed, progress=progress)
 
 
 def _studied(
@@ -205,6 +207,7 @@ def _study(
     method: Method,
     n_controls: int,
     seed: int,
+    progress: bool,
 ) -> AblationStudy:
     where = data.positions
     return ablate(
@@ -216,10 +219,11 @@ def _study(
         seed=seed,
         early=where.early,
         late=where.late,
+        progress=progress,
     )
 
 
-def _each_head(model: Model, data: Data, seed: int) -> HeadScores:
+def _each_head(model: Model, data: Data, *, seed: int, progress: bool) -> HeadScores:
     where = data.positions
     return ablate_each_head(
         model,
@@ -228,6 +232,7 @@ def _each_head(model: Model, data: Data, seed: int) -> HeadScores:
         early=where.early,
         late=where.late,
         window=where.window,
+        progress=progress,
     )
 
 
