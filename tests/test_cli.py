@@ -28,6 +28,8 @@ def models(tmp_path_factory) -> Path:
     """Two local models, one without a tokenizer, and a text."""
     folder = tmp_path_factory.mktemp("models")
     write_folder("llama", folder / "llama", tokenizer=True)
+    write_folder("gpt2", folder / "gpt2", tokenizer=True)
+    write_folder("neox", folder / "neox", tokenizer=True)
     write_folder("gpt2", folder / "bare", tokenizer=False)
     (folder / "text.txt").write_text(TEXT)
     return folder
@@ -93,6 +95,23 @@ def test_report_goes_to_a_folder_named_after_the_model(models, tmp_path, monkeyp
     assert content["data"] == "repeated random tokens"
     assert {row["method"] for row in content["icl"]} == {"zero"}
     assert {row["kind"] for row in content["icl"]} == {"tested"}
+
+
+@pytest.mark.parametrize("name", ["gpt2", "neox"])
+def test_report_on_other_architectures(models, tmp_path, name):
+    options = ["--sequences", 5, "--method", "mean", "--controls", 1, "--seed", 2, "--json"]
+    text = ["--text", models / "text.txt", "--out", tmp_path]
+    content = json.loads(_run("report", models / name, *text, *options).stdout)
+    assert content["model"] == name
+    [head] = content["knocked_out"]
+    alone = {f"{row['layer']}.{row['head']}": row["effect_alone"] for row in content["heads"]}
+    [tested] = [
+        row for row in content["icl"] if row["kind"] == "tested" and row["definition"] == "windowed"
+    ]
+    assert tested["effect"] == pytest.approx(alone[head], abs=1e-5)
+    losses = pd.read_parquet(tmp_path / "losses.parquet")
+    late, early = losses[losses.position.between(54, 66)], losses[losses.position.between(1, 13)]
+    assert tested["clean"] == pytest.approx(late.clean.mean() - early.clean.mean(), abs=1e-5)
 
 
 def test_heads_prints_every_score_as_json(models):

@@ -20,6 +20,7 @@
     drawn.set(place, figure);
     const scale = figure.layout.meta && figure.layout.meta.scale;
     if (scale) figure.layout.coloraxis.colorscale = scales[dark.matches ? "dark" : "light"][scale];
+    figure.layout.width = place.clientWidth;
     Plotly.react(place, figure.data, figure.layout, config);
   }
   const scripts = [...document.querySelectorAll("script[data-figure]")];
@@ -27,7 +28,11 @@
   drawAll();
   dark.addEventListener("change", drawAll);
   const fit = new ResizeObserver((entries) => {
-    for (const { target } of entries) if (target.clientWidth) Plotly.Plots.resize(target);
+    for (const { target } of entries) {
+      // relayout draws at once, so that a page that is printed or captured right after fits too
+      const width = target.clientWidth;
+      if (width && width !== target.layout.width) Plotly.relayout(target, { width });
+    }
   });
   drawn.forEach((_, place) => fit.observe(place));
 
