@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from typing import TYPE_CHECKING
@@ -26,6 +26,7 @@ from torch import Tensor
 
 from induction_lens.heads import Head, HeadLike, HeadScores, parse_heads
 from induction_lens.knockout import (
+    METHODS,
     Method,
     by_layer,
     checked_method,
@@ -41,10 +42,13 @@ from induction_lens.models import (
     Model,
     shape,
 )
-from induction_lens.sweep import knockout_losses
+from induction_lens.sweep import Job, knockout_losses
 
 if TYPE_CHECKING:
     import pandas as pd
+
+CONTROL_MARGIN = 15
+"""Controls are measured at positions this near to both positions of the ICL score."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,8 @@ class AblationStudy:
     control_heads: tuple[tuple[Head, ...], ...]
     """The control sets, in the order of `control_losses`."""
     control_losses: Float[Tensor, "control batch pos"]
-    """Loss of every token without each control set, in nats."""
+    """Loss of every token without each control set, in nats: at positions within `window` or 15 of
+    `early` and `late`, whichever is more; NaN elsewhere."""
 
     def at(
         self, *, early: int | None = None, late: int | None = None, window: int | None = None
@@ -97,7 +102,8 @@ class AblationStudy:
         """The same study with the ICL score taken at other positions; the model is not run again.
 
         Raises:
-            ValueError: if the positions lie outside the sequences.
+            ValueError: if the positions lie outside the sequences, or outside of those where the
+                controls were measured.
         """
         return _study(
             self.heads,
@@ -212,31 +218,83 @@ def ablate(
         InterventionError: if the model drops the writes.
     """
     method = checked_method(method)
+    studies = ablate_by_methods(
+        model,
+        heads,
+        tokens,
+        methods=[method],
+        reference=reference,
+        per_position=per_position,
+        n_controls=n_controls,
+        seed=seed,
+        early=early,
+        late=late,
+        window=window,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    return studies[method]
+
+
+def ablate_by_methods(
+    model: Model,
+    heads: Iterable[HeadLike] | HeadLike,
+    tokens: Int[Tensor, "batch pos"],
+    *,
+    methods: Sequence[Method | str] = METHODS,
+    reference: Int[Tensor, "reference_batch reference_pos"] | None = None,
+    per_position: bool = False,
+    n_controls: int = 20,
+    seed: int = 0,
+    early: int = 50,
+    late: int = 500,
+    window: int = 0,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> dict[str, AblationStudy]:
+    """Make the study of `ablate` by each of several methods, which share the clean run.
+
+    The arguments are those of `ablate`.
+
+    Raises:
+        ValueError: as in `ablate`.
+        InterventionError: if the model drops the writes.
+    """
+    chosen: list[Method] = [checked_method(method) for method in methods]
     sizes = shape(model)
-    parsed = parse_heads(heads, n_layers=sizes.n_layers, n_heads=sizes.n_heads)
-    controls = control_sets(model, parsed, n=n_controls, seed=seed) if n_controls else []
-    sets: list[tuple[Head, ...]] = [tuple(parsed), *controls]
+    parsed = tuple(parse_heads(heads, n_layers=sizes.n_layers, n_heads=sizes.n_heads))
+    controls = tuple(control_sets(model, parsed, n=n_controls, seed=seed)) if n_controls else ()
     icl_per_sequence(torch.zeros(1, tokens.shape[1]), early, late, window=window)  # fail early
+    margin = icl_positions(early, late, window=max(window, CONTROL_MARGIN))
+    around = tuple(position for position in margin if 1 <= position < tokens.shape[1])
+    jobs = [
+        job
+        for method in chosen
+        for job in (Job(parsed, method), *(Job(control, method, around) for control in controls))
+    ]
     clean, losses = knockout_losses(
         model,
-        sets,
+        jobs,
         tokens,
-        method=method,
         reference=reference,
         per_position=per_position,
         seed=seed,
         batch_size=batch_size,
         progress=progress,
     )
-    return _study(
-        tuple(parsed),
-        method,
-        (clean, losses[0], losses[1:]),
-        tuple(controls),
-        early=early,
-        late=late,
-        window=window,
-    )
+    of_method = losses.split(1 + len(controls))
+    return {
+        method: _study(
+            parsed,
+            method,
+            (clean, measured[0], measured[1:]),
+            controls,
+            early=early,
+            late=late,
+            window=window,
+        )
+        for method, measured in zip(chosen, of_method, strict=True)
+    }
 
 
 def ablate_each_head(
@@ -264,26 +322,25 @@ def ablate_each_head(
     """
     method = checked_method(method)
     sizes = shape(model)
-    sets = [(Head(n, h),) for n in range(sizes.n_layers) for h in range(sizes.n_heads)]
+    positions = tuple(icl_positions(early, late, window=window))
+    heads = [Head(n, h) for n in range(sizes.n_layers) for h in range(sizes.n_heads)]
     icl_per_sequence(torch.zeros(1, tokens.shape[1]), early, late, window=window)  # fail early
     clean, losses = knockout_losses(
         model,
-        sets,
+        [Job((head,), method, positions) for head in heads],
         tokens,
-        method=method,
         reference=reference,
         per_position=per_position,
         seed=seed,
         batch_size=batch_size,
         progress=progress,
-        positions=icl_positions(early, late, window=window),
     )
     before = icl_per_sequence(clean, early, late, window=window)
     effects = torch.stack(
         [icl_per_sequence(alone, early, late, window=window) - before for alone in losses]
     )
     n = len(tokens)
-    sem = effects.std(1) / math.sqrt(n) if n > 1 else torch.full((len(sets),), math.nan)
+    sem = effects.std(1) / math.sqrt(n) if n > 1 else torch.full((len(heads),), math.nan)
     return HeadScores(
         name=f"effect of {method} ablation on the ICL score",
         values=effects.mean(1).view(sizes.n_layers, sizes.n_heads),
@@ -307,7 +364,13 @@ def _study(
     before = icl_per_sequence(clean, early, late, window=window)
 
     def effect(after: Tensor) -> Estimate:
-        return bootstrap_mean(icl_per_sequence(after, early, late, window=window) - before)
+        change = icl_per_sequence(after, early, late, window=window) - before
+        if change.isnan().any():
+            raise ValueError(
+                f"expected positions where the controls were measured, got early={early}, "
+                f"late={late}, window={window}; run ablate again with these"
+            )
+        return bootstrap_mean(change)
 
     tested = effect(ablated)
     controls = [

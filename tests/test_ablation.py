@@ -193,6 +193,29 @@ def test_frozen_patterns_do_not_need_the_previous_token_head(circuit, repeated):
     assert induction.ablated_losses[:, 12:].min() > 3
 
 
+def test_methods_that_share_a_run_give_what_each_gives_alone(implementation):
+    model, sequences = _model(implementation), _sequences()
+    options = {"early": 4, "late": 17, "seed": 2, "batch_size": 3}
+    together = ablation.ablate_by_methods(model, ["0.1", "1.2"], sequences, **options)
+    assert list(together) == list(METHODS)
+    for method, study in together.items():
+        alone = ablation.ablate(model, ["0.1", "1.2"], sequences, method=method, **options)
+        assert torch.equal(study.clean_losses[:, 1:], alone.clean_losses[:, 1:])
+        assert torch.allclose(study.ablated_losses[:, 1:], alone.ablated_losses[:, 1:], atol=1e-6)
+        assert [c.heads for c in study.controls] == [c.heads for c in alone.controls]
+        assert study.effect.value == pytest.approx(alone.effect.value, abs=1e-6)
+
+
+def test_controls_are_measured_around_the_positions_only(implementation):
+    model, sequences = _model(implementation), _sequences(length=50)
+    study = ablation.ablate(model, "1.2", sequences, method="zero", early=17, late=49)
+    measured = ~study.control_losses[0, 0].isnan()
+    assert measured.nonzero().flatten().tolist() == [*range(2, 33), *range(34, 50)]
+    assert study.ablated_losses[:, 1:].isfinite().all()
+    with pytest.raises(ValueError, match="run ablate again with these"):
+        study.at(early=33)
+
+
 def test_controls_match_the_layers_and_leave_the_set_out(implementation):
     model = _model(implementation)
     heads = [Head(0, 1), Head(1, 0), Head(1, 3)]

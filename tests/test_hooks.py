@@ -152,7 +152,7 @@ def test_batches_stay_within_the_memory_budget():
     for length in (10, 67):
         size = models.batch_size_for(model, length)
         per_sequence = 4 * length * 3 * (311 + 6 * length)
-        assert size * per_sequence <= 256 * 2**20 < (size + 1) * per_sequence
+        assert size * per_sequence <= 96 * 2**20 < (size + 1) * per_sequence
 
 
 def test_the_weights_hash_tells_models_apart():

@@ -68,8 +68,12 @@ def test_a_model_that_unembeds_everything_all_the_same_is_found_out(implementati
 def test_a_sweep_reads_only_the_positions_that_are_asked_for(implementation):
     model = _toy(implementation)
     sets = [(Head(0, 1),), (Head(1, 2), Head(2, 4))]
-    whole = sweep.knockout_losses(model, sets, TOKENS, method="resample", batch_size=2)
-    some = sweep.knockout_losses(model, sets, TOKENS, method="resample", positions=[4, 16])
+    whole, some = (
+        sweep.knockout_losses(
+            model, [sweep.Job(heads, "resample", read) for heads in sets], TOKENS, batch_size=2
+        )
+        for read in (None, (4, 16))
+    )
     for full, part in zip(whole, some, strict=True):
         assert torch.allclose(full[..., [4, 16]], part[..., [4, 16]], atol=1e-5)
         left_out = [position for position in range(17) if position not in (4, 16)]

@@ -13,7 +13,7 @@ from induction_lens.detectors.attention import AttentionDetector, TargetMass
 from induction_lens.detectors.copying import CopyingMass, copying_from_weights
 from induction_lens.detectors.measure import Measure, measure
 from induction_lens.heads import HeadScores, ScoreTable
-from induction_lens.models import Model, shape
+from induction_lens.models import Model, ordinary_ids, shape
 from induction_lens.tokens import repeated_random_tokens, shuffled
 
 Detector = Literal["previous_token", "induction", "duplicate_token", "copying", "copying_weights"]
@@ -92,7 +92,7 @@ def score_heads(
 
 
 def _random_tokens(model: Model, *, seed: int) -> Int[Tensor, "batch pos"]:
-    room = (shape(model).n_ctx - 1) // 4
+    room = min((shape(model).n_ctx - 1) // 4, len(ordinary_ids(model)))
     return repeated_random_tokens(model, n_tokens=max(1, min(25, room)), seed=seed)
 
 

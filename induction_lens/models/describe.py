@@ -13,7 +13,9 @@ from torch import Tensor
 from induction_lens.models.hooks import Model, hook_name, installed, running, untyped
 from induction_lens.models.native import toy_weights
 
-_BATCH_BUDGET_BYTES = 256 * 2**20
+# Larger tensors are returned to the system after every operation, and page faults then take as
+# long as the arithmetic.
+_BATCH_BUDGET_BYTES = 96 * 2**20
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,12 @@ from pathlib import Path
 from jaxtyping import Int
 from torch import Tensor
 
-from induction_lens.ablation import AblationStudy, ablate, ablate_each_head, n_possible_controls
+from induction_lens.ablation import (
+    AblationStudy,
+    ablate_by_methods,
+    ablate_each_head,
+    n_possible_controls,
+)
 from induction_lens.detectors import score_heads
 from induction_lens.files import atomic_path, write_text
 from induction_lens.heads import Head, HeadLike, HeadScores, ScoreTable, parse_heads
@@ -134,19 +139,17 @@ def report(
     named = _named(model, heads)
     positions = {"early": early, "late": late, "window": window}
     data = evaluation_data(model, text, n_sequences=n_sequences, seed=seed, **positions)
-    with _stages(progress, total=3 + len(methods)) as stage:
+    with _stages(progress, total=4) as stage:
         stage("scoring heads")
         scores = _scores(model, data, seed, progress)
         found = tuple(scores["induction"].above(threshold))
         studied, why = _studied(named, found, scores["induction"])
         possible = n_possible_controls(model, studied)
         options = {"seed": seed, "progress": progress}
-        studies: dict[str, AblationStudy] = {}
-        for method in methods:
-            stage(f"knocking out {' '.join(map(str, studied))} ({method})")
-            studies[method] = _study(
-                model, studied, data, method=method, n_controls=min(n_controls, possible), **options
-            )
+        stage(f"knocking out {' '.join(map(str, studied))}")
+        windowed = _studies(
+            model, studied, data, methods, n_controls=min(n_controls, possible), **options
+        )
         stage("knocking out each head alone")
         effects = _each_head(model, data, **options)
         stage("writing the report")
@@ -160,8 +163,8 @@ def report(
             heads=found,
             studied=studied,
             why=why,
-            studies=studies,
-            windowed={m: study.at(window=data.positions.window) for m, study in studies.items()},
+            studies={method: study.at(window=0) for method, study in windowed.items()},
+            windowed=windowed,
             effects=effects,
             tokens=data.tokens.cpu(),
             example=example_of(model, scores["induction"].top(1)[0][0], data),
@@ -199,26 +202,27 @@ def _studied(
     return (induction.top(1)[0][0],), "strongest"
 
 
-def _study(
+def _studies(
     model: Model,
     heads: tuple[Head, ...],
     data: Data,
+    methods: Sequence[Method],
     *,
-    method: Method,
     n_controls: int,
     seed: int,
     progress: bool,
-) -> AblationStudy:
+) -> dict[str, AblationStudy]:
     where = data.positions
-    return ablate(
+    return ablate_by_methods(
         model,
         heads,
         data.tokens,
-        method=method,
+        methods=methods,
         n_controls=n_controls,
         seed=seed,
         early=where.early,
         late=where.late,
+        window=where.window,
         progress=progress,
     )
 
