@@ -195,12 +195,10 @@ def zoo_command(as_json: JsonOption = False) -> None:
         _print_json(records)
         return
     _print_table(
-        ["name", "layers", "heads", "tokens", "held-out loss", "ICL score", "description"],
+        ["name", "tokens", "loss", "ICL score", "description"],
         [
             [
                 row["name"],
-                str(row["layers"]),
-                str(row["heads"]),
                 f"{row['training_tokens'] / 1e6:.1f}M",
                 f"{row['held_out_loss']:.2f}",
                 f"{row['icl_score']:+.2f} [{row['icl_low']:+.2f}, {row['icl_high']:+.2f}]",
@@ -333,7 +331,7 @@ def _print_table(columns: list[str], rows: list[list[str]], *, title: str | None
     table = Table(box=SIMPLE_HEAD)
     for index, column in enumerate(columns):
         justify = "left" if index == 0 or column == "description" else "right"
-        table.add_column(column, justify=justify, no_wrap=index == 0)
+        table.add_column(column, justify=justify, no_wrap=index == 0 or column == "ICL score")
     for row in rows:
         table.add_row(*row)
     console.print(table)
