@@ -126,7 +126,6 @@ def train(
     run = _Run(None if out is None else Path(out), settings, set(schedule), checkpoint_every)
     run.begin(model, optimization, resume=resume)
     first_step, first_tokens, started = len(run.losses), run.tokens_seen, time.perf_counter()
-
     with _bar(progress, n_steps, first_step) as report:
         for step in range(first_step, n_steps):
             run.keep(model, optimization)
