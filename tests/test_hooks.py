@@ -56,8 +56,6 @@ def test_a_hook_that_never_fires_is_an_error(implementation):
         installed(model, [(hook_name("z", 1), lambda z: None)]),
     ):
         pass
-    with installed(model, [(hook_name("z", 1), lambda z: None)], must_fire=False):
-        pass
 
 
 def test_an_error_inside_the_block_is_the_one_that_is_seen(implementation):

@@ -20,16 +20,14 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-Site = Literal["q", "k", "v", "z", "pattern", "attn_scores", "resid_pre", "resid_post"]
+Site = Literal["k", "v", "z", "pattern", "resid_pre", "resid_post"]
 HookFunction = Callable[[Tensor], Tensor | None]
 
 _NAMES: Mapping[str, str] = {
-    "q": "blocks.{layer}.attn.hook_q",
     "k": "blocks.{layer}.attn.hook_k",
     "v": "blocks.{layer}.attn.hook_v",
     "z": "blocks.{layer}.attn.hook_z",
     "pattern": "blocks.{layer}.attn.hook_pattern",
-    "attn_scores": "blocks.{layer}.attn.hook_attn_scores",
     "resid_pre": "blocks.{layer}.hook_resid_pre",
     "resid_post": "blocks.{layer}.hook_resid_post",
 }
@@ -70,16 +68,14 @@ def hook_name(site: Site, layer: int) -> str:
 
 
 @contextmanager
-def installed(
-    model: Model, hooks: Sequence[tuple[str, HookFunction]], *, must_fire: bool = True
-) -> Iterator[None]:
+def installed(model: Model, hooks: Sequence[tuple[str, HookFunction]]) -> Iterator[None]:
     """Install hooks for the length of a `with` block, then remove these and no others.
 
     A hook is called with the activation alone and returns its replacement, or None to only look.
 
     Raises:
         ValueError: if the model has no hook point of that name.
-        InterventionError: if the block ran to its end and a hook never fired (`must_fire`).
+        InterventionError: if the block ran to its end and a hook never fired.
     """
     fired = [False] * len(hooks)
     points = hook_points(model, [name for name, _ in hooks])
@@ -102,7 +98,7 @@ def installed(
             handle.hook.remove()
             point.fwd_hooks = [kept for kept in point.fwd_hooks if kept is not handle]
     silent = [name for (name, _), did in zip(hooks, fired, strict=True) if not did]
-    if must_fire and silent:
+    if silent:
         raise InterventionError(
             f"expected every hook to fire, but {', '.join(silent)} never did; "
             f"this {type(model).__name__} does not run through it"

@@ -24,6 +24,7 @@ from induction_lens.models.classes import (
     hooked_config_class,
     is_bridge,
 )
+from induction_lens.models.hooks import hook_name
 
 Implementation = Literal["hooked", "bridge"]
 
@@ -118,7 +119,7 @@ def attach_to_keys(model: Any, layer: int, name: str, module: nn.Module) -> None
     def rewrite(keys: Tensor, *, hook: Any) -> Tensor:
         return module(keys)
 
-    model.hook_dict[f"blocks.{layer}.attn.hook_k"].add_hook(rewrite, is_permanent=True)
+    model.hook_dict[hook_name("k", layer)].add_hook(rewrite, is_permanent=True)
 
 
 def toy_weights(model: Any, of: Callable[[Tensor], Any] = _identity) -> dict[str, Tensor]:

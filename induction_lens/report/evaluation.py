@@ -21,8 +21,8 @@ from induction_lens.models import (
     Model,
     check_tokens,
     device_of,
-    hook_name,
     installed,
+    keep,
     ordinary_ids,
     running,
     shape,
@@ -220,11 +220,7 @@ def _passage(tokens: Int[Tensor, "batch pos"], *, length: int) -> Int[Tensor, " 
 def _pattern(
     model: Model, head: Head, ids: Int[Tensor, " pos"]
 ) -> Float[Tensor, "query_pos key_pos"]:
-    kept: list[Tensor] = []
-
-    def keep(pattern: Tensor) -> None:
-        kept.append(pattern[0, head.head].detach().float().cpu())
-
-    with running(model), installed(model, [(hook_name("pattern", head.layer), keep)]):
+    kept: dict[int, Tensor] = {}
+    with running(model), installed(model, keep("pattern", [head.layer], into=kept)):
         model(ids[None].to(device_of(model)))
-    return kept[0]
+    return kept[head.layer][0, head.head].float().cpu()
