@@ -63,6 +63,11 @@ PRESETS: dict[str, Preset] = {
         "one layer, attention only, with smeared keys: has induction heads",
         _HALF,
     ),
+    "toy-2l-smeared": Preset(
+        ToyConfig(n_layers=2, smeared_keys=True),
+        "two layers, attention only, with smeared keys: has induction heads",
+        _HALF,
+    ),
 }
 """The models that ship, by name."""
 

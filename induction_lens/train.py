@@ -210,7 +210,7 @@ class _Run:
         return tuple(list_snapshots(self.folder / "snapshots"))
 
 
-def snapshot_steps(n_steps: int, n: int = 40) -> tuple[int, ...]:
+def snapshot_steps(n_steps: int, n: int = 64) -> tuple[int, ...]:
     """When to save about `n` snapshots: step 0, then logarithmically, then linearly spaced.
 
     The first half covers the first `2 / n` of the run, where the loss falls fastest; from there
