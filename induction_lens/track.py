@@ -1,0 +1,372 @@
+"""Measuring a training run at each of its snapshots, on the same text and prompts.
+
+1. Held-out text, prompts of repeated random tokens and a choice of tokens are drawn once, from a
+   seed and the run's own tokenizer: runs that share both are measured on the same tokens.
+2. For every snapshot: one pass over the text gives the losses, the ICL score and the per-token loss
+   vector; every detector scores every head; every head is knocked out alone.
+3. A snapshot's measures are written as soon as they are made, whole or not at all, and are not made
+   again: a run that is cut off continues, and ends with the same file.
+4. All of them become one `Trajectory`.
+
+Source: Olsson et al. 2022, "Argument 1" (scores over training) and "Per-token loss vectors".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from induction_lens.ablation import ablate_each_head
+from induction_lens.detectors import DETECTORS, score_heads
+from induction_lens.files import atomic_folder
+from induction_lens.knockout import Method, checked_method
+from induction_lens.metrics import icl_per_sequence, per_token_loss
+from induction_lens.models import toy_weights, weights_hash
+from induction_lens.snapshots import Snapshot, list_snapshots, load
+from induction_lens.tokens import repeated_random_tokens, text_tokens
+from induction_lens.train import TrainingRun
+from induction_lens.trajectory import Trajectory
+
+TRAJECTORY, ABOUT, MEASURES = "trajectory.parquet", "point.json", "measures.safetensors"
+SEQ_LEN = 512
+"""Tokens in a sequence of text, BOS included, where the context is not shorter."""
+
+
+def track(
+    run: str | Path | TrainingRun,
+    *,
+    out: str | Path,
+    text: Int[Tensor, "sequence pos"] | None = None,
+    n_sequences: int = 128,
+    n_ablated: int = 64,
+    n_examples: int = 10_000,
+    methods: Sequence[Method | str] | None = None,
+    early: int = 50,
+    late: int = 500,
+    window: int = 10,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    resume: bool = True,
+    progress: bool = True,
+) -> Trajectory:
+    """Measure every snapshot of a training run.
+
+    Snapshots are loaded one at a time. What is measured of each goes to `out/points/step-…` at once
+    and is kept; the whole goes to `out/trajectory.parquet`. Called again after an interruption, or
+    when there are more snapshots, it measures those that are missing.
+
+    Args:
+        run: A run, its folder, or a folder of snapshots.
+        out: Folder for the measures.
+        text: Sequences to measure on, BOS at position 0; None draws held-out Python source, in
+            sequences of 512 tokens, or as many as a shorter context holds.
+        n_sequences: Sequences to draw where `text` is None.
+        n_ablated: Sequences that heads are knocked out on: the first ones, at most all.
+        n_examples: Tokens of the text, at positions 1 and later, whose losses are kept one by one;
+            at most all.
+        methods: How to knock heads out; None: pattern-preserving in attention-only models (the
+            paper's method), mean in others.
+        early: Position of the early token of the ICL score.
+        late: Position of the late token.
+        window: Positions averaged on each side of both.
+        seed: Seed of the text, the prompts, the choice of tokens, and of resample ablation.
+        device: Where to run; None picks CUDA if there is one, else the CPU.
+        resume: Keep what was measured already; False measures everything again.
+        progress: Show a bar on stderr where it takes over two seconds.
+
+    Returns:
+        The trajectory, equal to what `Trajectory.read` reads from `out/trajectory.parquet`.
+
+    Warns:
+        UserWarning: Snapshots of different steps have the same weights.
+
+    Raises:
+        ValueError: There are no snapshots, or they are of different models; an option is out of
+            range; the run has no tokenizer to draw text with; or `out` holds measures of another
+            run, of other text, or made with other options.
+    """
+    snapshots, points = _snapshots_of(run), Path(out) / "points"
+    settings = _Settings(
+        text=None if text is None else _digest(text),
+        n_sequences=n_sequences if text is None else len(text),
+        n_ablated=n_ablated,
+        n_examples=n_examples,
+        methods=_checked_methods(methods, attn_only=snapshots[0].config.attn_only),
+        early=early,
+        late=late,
+        window=window,
+        seed=seed,
+    )
+    _tidy(Path(out), resume=resume)
+    made = [_read_about(points, snapshot, settings) for snapshot in snapshots]
+    missing = [s for s, about in zip(snapshots, made, strict=True) if about is None]
+    evaluations = {about["evaluation"] for about in made if about is not None}
+    material = None
+    for snapshot in _with_bar(missing, show=progress):
+        model = load(snapshot, device=device)
+        if material is None:
+            material = _draw(model, text, settings)
+            _check_evaluation(points, evaluations, material)
+        measures = _measure(model, material, settings)
+        about = {
+            "evaluation": material.digest(),
+            "weights": weights_hash(model),
+            **_wanted(snapshot, settings),
+        }
+        _write_point(points, snapshot, measures, about)
+    trajectory = _join(points, snapshots, settings)
+    trajectory.save(Path(out) / TRAJECTORY)
+    _warn_of_equal_weights(trajectory)
+    return trajectory
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """Everything but the weights that the numbers depend on."""
+
+    text: str | None
+    n_sequences: int
+    n_ablated: int
+    n_examples: int
+    methods: tuple[Method, ...]
+    early: int
+    late: int
+    window: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        for name in ("n_sequences", "n_ablated", "n_examples"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class _Material:
+    """What every snapshot is measured on."""
+
+    text: Int[Tensor, "sequence pos"]
+    prompts: Int[Tensor, "prompt prompt_pos"]
+    # indices into the losses [sequence, pos - 1] of positions 1 and later, flattened
+    examples: Int[Tensor, " example"]
+
+    def digest(self) -> str:
+        return _digest(self.text, self.prompts, self.examples)
+
+
+def _draw(model: Any, text: Tensor | None, settings: _Settings) -> _Material:
+    if text is None:
+        length = min(SEQ_LEN, model.toy_config.n_ctx)
+        text = text_tokens(
+            model, n_sequences=settings.n_sequences, seq_len=length, seed=settings.seed
+        )
+    n_losses = len(text) * (text.shape[1] - 1)
+    generator = torch.Generator().manual_seed(settings.seed)
+    chosen = torch.randperm(n_losses, generator=generator)[: settings.n_examples]
+    return _Material(
+        text=text.cpu(),
+        prompts=repeated_random_tokens(model, seed=settings.seed).cpu(),
+        examples=chosen.sort().values,
+    )
+
+
+def _measure(model: Any, material: _Material, settings: _Settings) -> dict[str, Tensor]:
+    """All that is measured of one snapshot, by the names of `Trajectory`."""
+    text, prompts = material.text, material.prompts
+    losses = per_token_loss(model, text, progress=False)
+    predicted = losses[:, 1:].double()
+    measures = {
+        "held_out_loss": predicted.mean().float(),
+        "icl": icl_per_sequence(losses, settings.early, settings.late, window=settings.window),
+        "loss_by_position": losses.double().mean(0).float(),
+        "token_losses": losses[:, 1:].flatten()[material.examples].half(),
+        "induction_by_sequence": _induction_by_sequence(model, prompts),
+    }
+    scores = score_heads(model, tokens=prompts, text=text, shuffled_null=False, progress=False)
+    measures |= {f"scores.{name}": score.values for name, score in scores.items()}
+    for method in settings.methods:
+        effects = ablate_each_head(
+            model,
+            text[: settings.n_ablated],
+            method=method,
+            seed=settings.seed,
+            early=settings.early,
+            late=settings.late,
+            window=settings.window,
+            progress=False,
+        )
+        measures[f"effects.{method}"] = effects.values
+    config = model.toy_config
+    if config.smeared_keys:
+        weights = toy_weights(model)
+        alphas = [weights[f"blocks.{layer}.attn.smear"] for layer in range(config.n_layers)]
+        measures["smear"] = torch.stack(alphas).detach().float().sigmoid()
+    return {name: value.cpu().contiguous() for name, value in measures.items()}
+
+
+def _induction_by_sequence(model: Any, prompts: Tensor) -> Tensor:
+    """[layer head prompt]: the induction score on each prompt alone."""
+    tables = [
+        score_heads(
+            model, tokens=prompt, detectors=["induction"], shuffled_null=False, progress=False
+        )
+        for prompt in prompts.split(1)
+    ]
+    return torch.stack([table["induction"].values for table in tables], dim=-1)
+
+
+def _snapshots_of(run: str | Path | TrainingRun) -> Sequence[Snapshot]:
+    if isinstance(run, TrainingRun):
+        snapshots, where = run.snapshots, "a run that kept none"
+    else:
+        inside = Path(run) / "snapshots"
+        snapshots = list_snapshots(inside if inside.is_dir() else run)
+        where = f"{run} without any"
+    if not snapshots:
+        raise ValueError(
+            f"expected a training run with snapshots, got {where}; train with out=..., or name the "
+            "folder that holds the step-... folders"
+        )
+    for snapshot in snapshots:
+        if snapshot.config != snapshots[0].config:
+            raise ValueError(
+                f"expected snapshots of one model, got another configuration in {snapshot.path} "
+                f"than in {snapshots[0].path}; track each run by itself"
+            )
+    return snapshots
+
+
+def _checked_methods(
+    methods: Sequence[Method | str] | None, *, attn_only: bool
+) -> tuple[Method, ...]:
+    if methods is None:
+        return ("pattern-preserving",) if attn_only else ("mean",)
+    return tuple(checked_method(method) for method in methods)
+
+
+def _tidy(out: Path, *, resume: bool) -> None:
+    """Remove what a killed call left half-written and, without resume, all points."""
+    stale = [*out.glob(f".{TRAJECTORY}.*"), *out.glob("points/.step-*")]
+    if not resume:
+        stale += out.glob("points/step-*")
+    for folder in stale:
+        shutil.rmtree(folder)
+
+
+def _wanted(snapshot: Snapshot, settings: _Settings) -> dict[str, Any]:
+    """What a point has to have been made from, as JSON reads it back."""
+    options = {**dataclasses.asdict(settings), "detectors": DETECTORS}
+    return json.loads(json.dumps({"weights_file": snapshot.sha256, **options}))
+
+
+def _read_about(points: Path, snapshot: Snapshot, settings: _Settings) -> dict[str, Any] | None:
+    """What is known of a snapshot's point; None where it is not made yet."""
+    path = points / snapshot.path.name / ABOUT
+    if not path.is_file():
+        return None
+    about, wanted = json.loads(path.read_text(encoding="utf-8")), _wanted(snapshot, settings)
+    differs = [name for name in wanted if about.get(name) != wanted[name]]
+    if differs:
+        raise ValueError(
+            f"expected measures made of this run and with these options, got {path.parent} with "
+            f"another {', '.join(differs)}; use another folder, or pass resume=False to measure "
+            "everything again"
+        )
+    return about
+
+
+def _check_evaluation(points: Path, evaluations: set[str], material: _Material) -> None:
+    if evaluations - {material.digest()}:
+        raise ValueError(
+            f"expected the measures in {points} to be of the text that is drawn here, got other "
+            "text or prompts (another Python version has other source files); use another folder, "
+            "or pass resume=False to measure everything again"
+        )
+
+
+def _write_point(
+    points: Path, snapshot: Snapshot, measures: dict[str, Tensor], about: dict[str, Any]
+) -> None:
+    with atomic_folder(points / snapshot.path.name) as fresh:
+        save_file(measures, fresh / MEASURES)
+        (fresh / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def _join(points: Path, snapshots: Sequence[Snapshot], settings: _Settings) -> Trajectory:
+    """The points of all snapshots as one trajectory."""
+    folders = [points / snapshot.path.name for snapshot in snapshots]
+    abouts = [json.loads((folder / ABOUT).read_text(encoding="utf-8")) for folder in folders]
+    by_point = [load_file(folder / MEASURES) for folder in folders]
+    joined = {name: torch.stack([point[name] for point in by_point]) for name in by_point[0]}
+    config = snapshots[0].config
+    losses = [snapshot.extra.get("loss", float("nan")) for snapshot in snapshots]
+    return Trajectory(
+        name=_name_of(snapshots[0]),
+        config=config.to_dict(),
+        seed=config.seed,
+        steps=torch.tensor([snapshot.step for snapshot in snapshots]),
+        tokens_seen=torch.tensor([snapshot.tokens_seen for snapshot in snapshots]),
+        training_loss=torch.tensor(losses),
+        held_out_loss=joined["held_out_loss"],
+        icl=joined["icl"],
+        early=settings.early,
+        late=settings.late,
+        window=settings.window,
+        scores={name: joined[f"scores.{name}"] for name in DETECTORS},
+        induction_by_sequence=joined["induction_by_sequence"],
+        effects={method: joined[f"effects.{method}"] for method in settings.methods},
+        loss_by_position=joined["loss_by_position"],
+        token_losses=joined["token_losses"].float(),
+        smear=joined.get("smear"),
+        weights=tuple(about["weights"] for about in abouts),
+        evaluation=abouts[0]["evaluation"],
+    )
+
+
+def _name_of(snapshot: Snapshot) -> str:
+    """The name of the folder of a snapshot's run."""
+    folder = snapshot.path.resolve().parent
+    return folder.parent.name if folder.name == "snapshots" else folder.name
+
+
+def _warn_of_equal_weights(trajectory: Trajectory) -> None:
+    steps: dict[str, list[int]] = {}
+    for weights, step in zip(trajectory.weights, trajectory.steps.tolist(), strict=True):
+        steps.setdefault(weights, []).append(step)
+    for same in steps.values():
+        if len(same) > 1:
+            named = ", ".join(map(str, same))
+            warnings.warn(
+                f"the snapshots of {trajectory.name} at steps {named} have the same weights: "
+                "either nothing was learned between them, or some are not of the step they say",
+                UserWarning,
+                stacklevel=3,
+            )
+
+
+def _with_bar(snapshots: Sequence[Snapshot], *, show: bool) -> Any:
+    from tqdm.auto import tqdm
+
+    return tqdm(
+        snapshots, desc="snapshots", unit="snapshot", leave=False, delay=2, disable=not show
+    )
+
+
+def _digest(*tensors: Tensor) -> str:
+    """SHA-256 over the shapes and values of tokens, in hexadecimal."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(str(tuple(tensor.shape)).encode())
+        digest.update(tensor.cpu().long().contiguous().numpy().tobytes())
+    return digest.hexdigest()
