@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m tests.benchmarks` measures costs against plain ways of doing the same."""
