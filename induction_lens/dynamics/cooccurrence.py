@@ -1,0 +1,103 @@
+"""Whether in-context learning and induction heads appear together (Olsson et al. 2022, "Argument
+1"): the lag between the midpoints of their phase changes, and their correlation meanwhile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from induction_lens.dynamics.change import Interval, PhaseChange, curve_values, phase_change
+from induction_lens.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class CoOccurrence:
+    """The phase changes of the ICL score and of the induction score of one run, side by side."""
+
+    icl: PhaseChange
+    """Of the ICL score."""
+    induction: PhaseChange
+    """Of the strongest head's induction score."""
+    lag: Interval | None
+    """Midpoint of ICL minus that of induction, in tokens: positive where ICL comes later. None
+    where either change is missing, here and below."""
+    ratio: Interval | None
+    """Midpoint of ICL divided by that of induction."""
+    correlation: float | None
+    """Spearman's rank correlation of the two curves over the snapshots inside either window: -1
+    where the ICL score falls whenever induction rises."""
+    n_snapshots: int
+    """How many snapshots that is."""
+
+    def __str__(self) -> str:
+        """For instance `ICL 0.2M [-0.1M, 0.4M] tokens after induction, rank correlation -0.98`."""
+        if self.lag is None or self.correlation is None:
+            return f"not both: ICL {self.icl}; induction {self.induction}"
+        return (
+            f"ICL {self.lag} tokens after induction, "
+            f"rank correlation {self.correlation:.2f} (n = {self.n_snapshots})"
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row: lag and ratio with intervals, the correlation, and how many snapshots it has."""
+        import pandas as pd
+
+        row: dict[str, float | int | None] = {}
+        for name, interval in (("lag", self.lag), ("ratio", self.ratio)):
+            for part, field in (("", "value"), ("_low", "low"), ("_high", "high")):
+                row[name + part] = getattr(interval, field, None)
+        row |= {"correlation": self.correlation, "n_snapshots": self.n_snapshots}
+        return pd.DataFrame([row])
+
+
+def co_occurrence(
+    trajectory: Trajectory,
+    *,
+    confidence: float = 0.95,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> CoOccurrence:
+    """Compare the phase change of the ICL score with that of the induction score.
+
+    The two are measured on different tokens, text and prompts, which are resampled independently of
+    each other for the intervals of lag and ratio. Two curves that both change once correlate in
+    rank, whatever the cause: the correlation describes the window and has no p-value.
+
+    Args:
+        trajectory: one run.
+        confidence: level of the bootstrap intervals.
+        n_resamples: bootstrap resamples (see `phase_change`).
+        seed: seed of the resampling.
+
+    Raises:
+        ValueError: as `phase_change`.
+    """
+    options = {"confidence": confidence, "n_resamples": n_resamples}
+    icl = phase_change(trajectory, of="icl", seed=seed, **options)
+    induction = phase_change(trajectory, of="induction", seed=seed + 1, **options)
+    if not (icl.midpoint and icl.onset and icl.end):
+        return CoOccurrence(icl, induction, None, None, None, 0)
+    if not (induction.midpoint and induction.onset and induction.end):
+        return CoOccurrence(icl, induction, None, None, None, 0)
+    late, early = icl.midpoint.value, induction.midpoint.value
+    lag = Interval.of(late - early, icl.midpoints - induction.midpoints, confidence=confidence)
+    ratio = Interval.of(late / early, icl.midpoints / induction.midpoints, confidence=confidence)
+    first = min(icl.onset.value, induction.onset.value)
+    last = max(icl.end.value, induction.end.value)
+    correlation, n = _rank_correlation(trajectory, first, last)
+    return CoOccurrence(icl, induction, lag, ratio, correlation, n)
+
+
+def _rank_correlation(trajectory: Trajectory, first: float, last: float) -> tuple[float, int]:
+    import pandas as pd
+
+    # the marks were exponentials of logarithms: half a token absorbs their rounding
+    seen = trajectory.tokens_seen
+    inside = (seen >= first - 0.5) & (seen <= last + 0.5)
+    icl, induction = (
+        pd.Series(curve_values(trajectory, of)[inside].mean(1)) for of in ("icl", "induction")
+    )
+    return icl.corr(induction, method="spearman"), int(inside.sum())

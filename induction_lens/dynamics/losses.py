@@ -1,0 +1,296 @@
+"""What the losses of single tokens, and of positions, say about the course of training.
+
+1. `loss_pca`: the losses of the same tokens describe a snapshot by one vector; the snapshots of all
+   models together are projected on their first two principal components (Olsson et al. 2022,
+   "Argument 1", "Per-token loss vectors"). Models with a phase change turn there.
+2. `loss_derivative`: how fast the loss falls along the context, d(loss) / d(ln position), over
+   training (same section, "Additional curiosities").
+3. `model_order`: which model is best, before and after, by either.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from induction_lens.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Quantity = Literal["loss", "derivative"]
+
+
+@dataclass(frozen=True)
+class LossPCA:
+    """Training paths of several models in the plane of the first two principal components."""
+
+    names: tuple[str, ...]
+    """Names of the runs."""
+    tokens_seen: tuple[Int[Tensor, " snapshot"], ...]
+    """Training tokens at each snapshot of each run."""
+    coordinates: tuple[Float[Tensor, "snapshot 2"], ...]
+    """The path of each run, in nats, from the mean of all snapshots."""
+    explained: tuple[float, float]
+    """Share of the variance that each component explains."""
+    turns: tuple[Float[Tensor, " snapshot"], ...]
+    """Angle in degrees between the path's steps before and after each snapshot: 0 is straight on,
+    180 is back; NaN at both ends and where the path rests."""
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per snapshot of each run: `name`, `tokens_seen`, `pc1`, `pc2`, `turn`."""
+        import pandas as pd
+
+        runs = zip(self.names, self.tokens_seen, self.coordinates, self.turns, strict=True)
+        frames = [
+            pd.DataFrame(
+                {
+                    "name": name,
+                    "tokens_seen": seen.tolist(),
+                    "pc1": path[:, 0].tolist(),
+                    "pc2": path[:, 1].tolist(),
+                    "turn": turns.tolist(),
+                }
+            )
+            for name, seen, path, turns in runs
+        ]
+        return pd.concat(frames, ignore_index=True)
+
+
+@dataclass(frozen=True)
+class LossDerivative:
+    """How fast the loss falls along the context, at each snapshot."""
+
+    tokens_seen: Int[Tensor, " snapshot"]
+    """Training tokens at each snapshot."""
+    first: Int[Tensor, " bin"]
+    """First position of each bin."""
+    last: Int[Tensor, " bin"]
+    """Last position of each bin."""
+    values: Float[Tensor, "snapshot bin"]
+    """d(loss) / d(ln position): nats per unit of ln(position); negative where later tokens are
+    predicted better."""
+
+    def at(self, position: int) -> Float[Tensor, " snapshot"]:
+        """The derivative in the bin that holds a position, over training.
+
+        Raises:
+            ValueError: if no bin holds it.
+        """
+        holds = (self.first <= position) & (position <= self.last)
+        if not holds.any():
+            raise ValueError(
+                f"expected a position from {self.first[0]} to {self.last[-1]}, got {position}; "
+                "position 0 is BOS, which nothing precedes"
+            )
+        return self.values[:, int(holds.int().argmax())]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per snapshot and bin: `tokens_seen`, `first`, `last`, `derivative`."""
+        import pandas as pd
+
+        n_snapshots, n_bins = self.values.shape
+        return pd.DataFrame(
+            {
+                "tokens_seen": self.tokens_seen.repeat_interleave(n_bins).tolist(),
+                "first": self.first.repeat(n_snapshots).tolist(),
+                "last": self.last.repeat(n_snapshots).tolist(),
+                "derivative": self.values.flatten().tolist(),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class ModelOrder:
+    """The order of several models at one token index, at two moments of training."""
+
+    names: tuple[str, ...]
+    """Names of the runs."""
+    position: int
+    """The token index."""
+    by: Quantity
+    """What they are ordered by: `loss`, in nats, or `derivative`, in nats per ln(position)."""
+    before: tuple[float, ...]
+    """Its value for each run at the earlier moment."""
+    after: tuple[float, ...]
+    """Its value for each run at the later moment."""
+    agreement: float
+    """Kendall's rank correlation of the two orders: 1 where they are the same, -1 where the order
+    is inverted; NaN where all are equal at one of the moments."""
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per run: `name`, its value and its rank (1 is lowest) before and after."""
+        import pandas as pd
+
+        frame = pd.DataFrame({"name": self.names, "before": self.before, "after": self.after})
+        ranks = frame[["before", "after"]].rank(method="min").astype(int).add_prefix("rank_")
+        return frame.join(ranks)
+
+
+def loss_pca(trajectories: Sequence[Trajectory]) -> LossPCA:
+    """Project the per-token loss vectors of all snapshots of all runs on one plane.
+
+    A snapshot counts as much as any other: runs with many snapshots, and parts of training where
+    they are dense, weigh more in the choice of the plane. What is outside of the plane is not seen;
+    `explained` says how much is inside.
+
+    Args:
+        trajectories: runs measured on the same tokens, step 0 included.
+
+    Raises:
+        ValueError: if there is no run, the runs were not measured on the same tokens, or there are
+            fewer than 3 snapshots in all.
+    """
+    from sklearn.decomposition import PCA
+
+    examples = {(run.evaluation, run.token_losses.shape[1]) for run in trajectories}
+    n_snapshots = sum(len(run.steps) for run in trajectories)
+    if len(examples) != 1 or n_snapshots < 3:
+        raise ValueError(
+            "expected runs measured on the same tokens, with at least 3 snapshots in all, got "
+            f"{len(examples)} sets of tokens and {n_snapshots} snapshots; track them with one "
+            "tokenizer, seed and n_examples"
+        )
+    vectors = torch.cat([run.token_losses for run in trajectories]).double()
+    pca = PCA(n_components=2, svd_solver="full")
+    joint = torch.from_numpy(pca.fit_transform(vectors.numpy()))
+    paths = joint.split([len(run.steps) for run in trajectories])
+    first, second = pca.explained_variance_ratio_.tolist()
+    return LossPCA(
+        names=tuple(run.name for run in trajectories),
+        tokens_seen=tuple(run.tokens_seen for run in trajectories),
+        coordinates=tuple(paths),
+        explained=(first, second),
+        turns=tuple(_turns(path) for path in paths),
+    )
+
+
+def _turns(path: Float[Tensor, "snapshot 2"]) -> Float[Tensor, " snapshot"]:
+    turns = torch.full((len(path),), math.nan, dtype=path.dtype)
+    step = path.diff(dim=0)
+    before, after = step[:-1], step[1:]
+    cross = before[:, 0] * after[:, 1] - before[:, 1] * after[:, 0]
+    dot = (before * after).sum(1)
+    rests = (before == 0).all(1) | (after == 0).all(1)
+    turns[1:-1] = torch.atan2(cross.abs(), dot).rad2deg().masked_fill(rests, math.nan)
+    return turns
+
+
+def loss_derivative(trajectory: Trajectory, *, n_bins: int = 12) -> LossDerivative:
+    """The slope of the mean loss over ln(position), by least squares inside logarithmic bins.
+
+    Bins are equally wide in ln(position) from position 1 to the last, as far as whole positions
+    allow: the first ones are wider, so that each holds at least 2 positions.
+
+    Args:
+        trajectory: one run.
+        n_bins: bins to aim at; there are fewer where positions are too few.
+
+    Raises:
+        ValueError: if `n_bins` is below 1, or there are fewer than 2 positions with a loss.
+    """
+    losses = trajectory.loss_by_position.double()
+    n_positions = losses.shape[1]
+    if n_bins < 1 or n_positions < 3:
+        raise ValueError(
+            "expected n_bins >= 1 and at least 2 positions with a loss, got "
+            f"{n_bins} and {n_positions - 1}; use more bins or longer sequences"
+        )
+    edges = _bin_edges(n_positions, n_bins)
+    slopes = []
+    for first, past in pairwise(edges):
+        x = torch.arange(first, past, dtype=torch.float64).log()
+        x = x - x.mean()
+        slopes.append(losses[:, first:past] @ x / x.square().sum())
+    first, past = torch.tensor(edges[:-1]), torch.tensor(edges[1:])
+    return LossDerivative(trajectory.tokens_seen, first, past - 1, torch.stack(slopes, dim=1))
+
+
+def _bin_edges(n_positions: int, n_bins: int) -> list[int]:
+    """Where bins begin, from 1 on, and the end of the last: at least 2 apart."""
+    edges = [1]
+    for i in range(1, n_bins):
+        edge = round(n_positions ** (i / n_bins))
+        if edge - edges[-1] >= 2 and n_positions - edge >= 2:
+            edges.append(edge)
+    return [*edges, n_positions]
+
+
+def model_order(
+    trajectories: Sequence[Trajectory],
+    position: int,
+    *,
+    before: float,
+    after: float,
+    by: Quantity | str = "loss",
+    window: int = 10,
+    n_bins: int = 12,
+) -> ModelOrder:
+    """Order models by their loss, or its derivative, at a token index before and after a change.
+
+    The paper reports that larger models have the lower loss throughout, while their order by the
+    derivative inverts in the phase change.
+
+    Args:
+        trajectories: two or more runs.
+        position: token index, from 1.
+        before: moment in tokens seen, for instance `phase_change(run).onset.value`.
+        after: a later moment; between snapshots, values are interpolated linearly in tokens.
+        by: `loss`, the mean over `position` and `window` positions on each side of it, as far as
+            there are any; or `derivative`, in the bin that holds `position`.
+        window: see `by`.
+        n_bins: see `loss_derivative`.
+
+    Raises:
+        ValueError: if there are fewer than 2 runs, the position or a moment lies outside of one, or
+            `by` is something else.
+    """
+    import pandas as pd
+
+    if by not in ("loss", "derivative"):
+        raise ValueError(f"expected by='loss' or by='derivative', got {by!r}; choose one of them")
+    if len(trajectories) < 2:
+        raise ValueError(f"expected at least 2 runs to order, got {len(trajectories)}; give more")
+    earlier, later = [], []
+    for run in trajectories:
+        last = run.loss_by_position.shape[1] - 1
+        if not 1 <= position <= last or window < 0:
+            raise ValueError(
+                f"expected a position from 1 to {last} and a window >= 0, got {position} and "
+                f"{window} for {run.name!r}; position 0 is BOS, which nothing precedes"
+            )
+        if by == "loss":
+            around = slice(max(1, position - window), position + window + 1)
+            values = run.loss_by_position[:, around].double().mean(1)
+        else:
+            values = loss_derivative(run, n_bins=n_bins).at(position)
+        earlier.append(_at(run, values, before))
+        later.append(_at(run, values, after))
+    return ModelOrder(
+        tuple(run.name for run in trajectories),
+        position,
+        "loss" if by == "loss" else "derivative",
+        tuple(earlier),
+        tuple(later),
+        pd.Series(earlier).corr(pd.Series(later), method="kendall"),
+    )
+
+
+def _at(run: Trajectory, values: Float[Tensor, " snapshot"], tokens: float) -> float:
+    """A value of each snapshot, interpolated linearly between them."""
+    import numpy as np
+
+    seen = run.tokens_seen.double()
+    if not seen[0] <= tokens <= seen[-1]:
+        raise ValueError(
+            f"expected moments from {seen[0]:.0f} to {seen[-1]:.0f} tokens, those of the snapshots "
+            f"of {run.name!r}, got {tokens:.0f}"
+        )
+    return float(np.interp(tokens, seen.numpy(), values.numpy()))
