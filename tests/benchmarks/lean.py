@@ -4,9 +4,6 @@ The same function, data and recipe as `il.train` on an attention-only toy with r
 parameter-free layer norm, biases on queries, keys, values and outputs, an untied unembedding;
 Muon for the attention matrices (each of the four a matrix of its own) and AdamW for the rest;
 micro batches, gradient clipping, and the same rates. It has no hooks, snapshots or checks.
-
-Rotary positions turn the two halves of a head against each other, which is faster than turning
-adjacent pairs; `load` reorders the coordinates of queries and keys, so that it is the same model.
 """
 
 from __future__ import annotations
@@ -29,13 +26,16 @@ class LeanAttention(nn.Module):
         self.qkv = nn.Linear(d_model, 3 * d_model)
         self.out = nn.Linear(d_model, d_model)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor, turns: Tensor) -> Tensor:
         n_batch, n_pos, d_model = x.shape
-        # [3 batch head pos d_head]
-        qkv = self.qkv(x).view(n_batch, n_pos, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
-        first, second = qkv[:2].chunk(2, dim=-1)
-        query, key = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-        mixed = F.scaled_dot_product_attention(query, key, qkv[2], is_causal=True)
+        by_head = (n_batch, n_pos, -1, d_model // self.n_heads)
+        query_and_key, value = self.qkv(x).split([2 * d_model, d_model], dim=-1)
+        # each adjacent pair of coordinates is a complex number, which its position turns
+        pairs = query_and_key.reshape(*by_head[:3], by_head[3] // 2, 2)
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * turns).flatten(3)
+        query, key = turned.chunk(2, dim=2)
+        heads = (part.transpose(1, 2) for part in (query, key, value.view(by_head)))
+        mixed = F.scaled_dot_product_attention(*heads, is_causal=True)
         return self.out(mixed.transpose(1, 2).reshape(n_batch, n_pos, d_model))
 
 
@@ -52,14 +52,13 @@ class LeanModel(nn.Module):
         d_head = config.head_width
         rates = 1.0 / 10000 ** (torch.arange(0, d_head, 2).float() / d_head)
         angles = torch.outer(torch.arange(config.n_ctx).float(), rates)
-        self.register_buffer("cos", angles.cos())
-        self.register_buffer("sin", angles.sin())
+        self.register_buffer("turns", torch.polar(torch.ones_like(angles), angles)[:, None])
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.embed(tokens)
-        cos, sin = self.cos[: tokens.shape[1]], self.sin[: tokens.shape[1]]
+        turns = self.turns[: tokens.shape[1]]
         for layer in self.layers:
-            x = x + layer(F.layer_norm(x, x.shape[-1:]), cos, sin)
+            x = x + layer(F.layer_norm(x, x.shape[-1:]), turns)
         return self.unembed(F.layer_norm(x, x.shape[-1:]))
 
     @torch.no_grad()
@@ -69,13 +68,8 @@ class LeanModel(nn.Module):
         self.unembed.weight.copy_(weights["unembed.W_U"].T)
         for number, layer in enumerate(self.layers):
             of = {kind: weights[f"blocks.{number}.attn.{kind}"] for kind in _KINDS}
-            d_head = of["b_Q"].shape[1]
-            halves = torch.cat([torch.arange(0, d_head, 2), torch.arange(1, d_head, 2)])
-            order = {"Q": halves, "K": halves, "V": torch.arange(d_head)}
-            layer.qkv.weight.copy_(
-                torch.cat([of[f"W_{c}"][:, :, order[c]].mT.flatten(0, 1) for c in "QKV"])
-            )
-            layer.qkv.bias.copy_(torch.cat([of[f"b_{c}"][:, order[c]].flatten() for c in "QKV"]))
+            layer.qkv.weight.copy_(torch.cat([of[f"W_{c}"].mT.flatten(0, 1) for c in "QKV"]))
+            layer.qkv.bias.copy_(torch.cat([of[f"b_{c}"].flatten() for c in "QKV"]))
             layer.out.weight.copy_(of["W_O"].flatten(0, 1).T)
             layer.out.bias.copy_(of["b_O"])
 
