@@ -33,7 +33,7 @@ from induction_lens.detectors import DETECTORS, score_heads
 from induction_lens.files import atomic_folder
 from induction_lens.knockout import Method, checked_method
 from induction_lens.metrics import icl_per_sequence, per_token_loss
-from induction_lens.models import toy_weights, weights_hash
+from induction_lens.models import ordinary_ids, toy_weights, weights_hash
 from induction_lens.snapshots import Snapshot, list_snapshots, load
 from induction_lens.tokens import repeated_random_tokens, text_tokens
 from induction_lens.train import TrainingRun
@@ -50,6 +50,7 @@ def track(
     out: str | Path,
     text: Int[Tensor, "sequence pos"] | None = None,
     n_sequences: int = 128,
+    n_prompts: int = 32,
     n_ablated: int = 64,
     n_examples: int = 10_000,
     methods: Sequence[Method | str] | None = None,
@@ -73,6 +74,8 @@ def track(
         text: Sequences to measure on, BOS at position 0; None draws held-out Python source, in
             sequences of 512 tokens, or as many as a shorter context holds.
         n_sequences: Sequences to draw where `text` is None.
+        n_prompts: Prompts of repeated random tokens, four copies of 25, or of as many as fit a
+            shorter context.
         n_ablated: Sequences that heads are knocked out on: the first ones, at most all.
         n_examples: Tokens of the text, at positions 1 and later, whose losses are kept one by one;
             at most all.
@@ -101,6 +104,7 @@ def track(
     settings = _Settings(
         text=None if text is None else _digest(text),
         n_sequences=n_sequences if text is None else len(text),
+        n_prompts=n_prompts,
         n_ablated=n_ablated,
         n_examples=n_examples,
         methods=_checked_methods(methods, attn_only=snapshots[0].config.attn_only),
@@ -138,6 +142,7 @@ class _Settings:
 
     text: str | None
     n_sequences: int
+    n_prompts: int
     n_ablated: int
     n_examples: int
     methods: tuple[Method, ...]
@@ -147,7 +152,7 @@ class _Settings:
     seed: int
 
     def __post_init__(self) -> None:
-        for name in ("n_sequences", "n_ablated", "n_examples"):
+        for name in ("n_sequences", "n_prompts", "n_ablated", "n_examples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
 
@@ -171,12 +176,19 @@ def _draw(model: Any, text: Tensor | None, settings: _Settings) -> _Material:
         text = text_tokens(
             model, n_sequences=settings.n_sequences, seq_len=length, seed=settings.seed
         )
+    room = min((model.toy_config.n_ctx - 1) // 4, len(ordinary_ids(model)))
+    prompts = repeated_random_tokens(
+        model,
+        n_tokens=max(1, min(25, room)),
+        n_sequences=settings.n_prompts,
+        seed=settings.seed,
+    )
     n_losses = len(text) * (text.shape[1] - 1)
     generator = torch.Generator().manual_seed(settings.seed)
     chosen = torch.randperm(n_losses, generator=generator)[: settings.n_examples]
     return _Material(
         text=text.cpu(),
-        prompts=repeated_random_tokens(model, seed=settings.seed).cpu(),
+        prompts=prompts.cpu(),
         examples=chosen.sort().values,
     )
 
