@@ -100,4 +100,4 @@ def _rank_correlation(trajectory: Trajectory, first: float, last: float) -> tupl
     icl, induction = (
         pd.Series(curve_values(trajectory, of)[inside].mean(1)) for of in ("icl", "induction")
     )
-    return icl.corr(induction, method="spearman"), int(inside.sum())
+    return float(icl.corr(induction, method="spearman")), int(inside.sum())

@@ -34,13 +34,13 @@ class LossPCA:
 
     names: tuple[str, ...]
     """Names of the runs."""
-    tokens_seen: tuple[Int[Tensor, " snapshot"], ...]
+    tokens_seen: tuple[Int[Tensor, " _snapshot"], ...]
     """Training tokens at each snapshot of each run."""
-    coordinates: tuple[Float[Tensor, "snapshot 2"], ...]
+    coordinates: tuple[Float[Tensor, "_snapshot 2"], ...]
     """The path of each run, in nats, from the mean of all snapshots."""
     explained: tuple[float, float]
     """Share of the variance that each component explains."""
-    turns: tuple[Float[Tensor, " snapshot"], ...]
+    turns: tuple[Float[Tensor, " _snapshot"], ...]
     """Angle in degrees between the path's steps before and after each snapshot: 0 is straight on,
     180 is back; NaN at both ends and where the path rests."""
 
@@ -279,7 +279,7 @@ def model_order(
         "loss" if by == "loss" else "derivative",
         tuple(earlier),
         tuple(later),
-        pd.Series(earlier).corr(pd.Series(later), method="kendall"),
+        float(pd.Series(earlier).corr(pd.Series(later), method="kendall")),
     )
 
 
