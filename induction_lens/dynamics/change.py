@@ -130,7 +130,8 @@ def phase_change(
     Abruptly means: faster, over ln(tokens), than an exponential relaxation or any other smooth
     trend of `curves`, with a bend at both ends. So a run needs a before and an after. In smooth
     curves with noise of 0.01 to 0.03 nats from snapshot to snapshot, simulated, p was below 0.05 at
-    most one time in ten, also where the noise of neighbouring snapshots correlates at 0.5.
+    most one time in ten, also where the noise of neighbouring snapshots correlates at 0.5; where
+    it correlates at 0.8 and snapshots are few (40), up to one time in five.
 
     The intervals say how far the marks depend on which sequences were evaluated, and with several
     seeds, on the seed. They do not know the noise of one training run, which needs more seeds.
