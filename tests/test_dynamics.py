@@ -340,8 +340,8 @@ def test_there_is_no_lag_where_one_of_them_does_not_change():
 def test_pca_of_points_on_a_plane():
     generator = torch.Generator().manual_seed(0)
     axes, _ = torch.linalg.qr(torch.randn(11, 2, generator=generator, dtype=torch.float64))
-    # a right angle, straight on, back, and rest; the second path only moves along the first axis
-    first = [[0.0, 0], [3, 0], [3, 1], [3, 2], [3, 1], [3, 1]]
+    # left, right, straight on, back, and rest; the second path only moves along the first axis
+    first = [[0.0, 0], [3, 0], [3, 1], [6, 1], [9, 1], [6, 1], [6, 1]]
     second = [[-9.0, 1], [0, 1], [9, 1]]
     planes = [torch.tensor(points, dtype=torch.float64) for points in (first, second)]
     runs = [
@@ -366,11 +366,11 @@ def test_pca_of_points_on_a_plane():
     assert list(pca.explained) == pytest.approx((variances / variances.sum()).tolist())
     nan = math.nan
     assert pca.turns[0].tolist() == pytest.approx(
-        [nan, 90, 0, 180, nan, nan], nan_ok=True, abs=1e-6
+        [nan, 90, 90, 0, 180, nan, nan], nan_ok=True, abs=1e-6
     )
     assert pca.turns[1].tolist() == pytest.approx([nan, 0, nan], nan_ok=True, abs=1e-6)
     frame = pca.to_frame()
-    assert frame["name"].tolist() == ["a"] * 6 + ["b"] * 3
+    assert frame["name"].tolist() == ["a"] * 7 + ["b"] * 3
     assert frame["pc2"].tolist() == torch.cat(pca.coordinates)[:, 1].tolist()
 
 
