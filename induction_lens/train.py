@@ -15,7 +15,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,13 +25,15 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from induction_lens.clamp import Clamp, checked_clamps, cut_at, cutting
 from induction_lens.models import device_of, toy_weights
 from induction_lens.optimization import Optimization, read_checkpoint, start
 from induction_lens.snapshots import Snapshot, list_snapshots, save
-from induction_lens.toy import toy_config, toy_logits
+from induction_lens.toy import Cut, toy_config, toy_logits
 
 Batches = Int[Tensor, "sequence pos"] | Callable[[int], Int[Tensor, "batch pos"]]
 CHECKPOINT = "checkpoint.safetensors"
+_IGNORED = -100
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ def train(
     micro_batch: int | None = None,
     fused: bool = True,
     mixed_precision: bool | None = None,
+    clamp: Clamp | Sequence[Clamp] | None = None,
     snapshots: Sequence[int] | None = None,
     checkpoint_every: int = 200,
     resume: bool = True,
@@ -99,6 +102,8 @@ def train(
         micro_batch: Sequences in one forward pass, for less memory; None runs the batch at once.
         fused: Run `toy_logits` with fused attention; False runs the model itself, hooks and all.
         mixed_precision: bfloat16 autocast; None: on CUDA only.
+        clamp: What to knock out during training, and from which step to which. Snapshots hold the
+            weights alone: measured later, they are whole models.
         snapshots: Steps at which to save a snapshot; None: `snapshot_steps(n_steps)`.
         checkpoint_every: Steps between two checkpoints.
         resume: Continue from the checkpoint in `out` if there is one. Without it, or with False,
@@ -108,10 +113,12 @@ def train(
 
     Raises:
         ValueError: An option is out of range; the model is no toy; a batch does not fit it; the
-            checkpoint belongs to another run; or this torch has no Muon.
+            checkpoint belongs to another run; a clamp does not fit the model or the run; or this
+            torch has no Muon.
         FloatingPointError: The loss is not finite any more.
     """
     draw = _batch_source(batches, n_steps=n_steps, batch_size=batch_size, seed=seed)
+    clamps = checked_clamps(clamp, toy_config(model), n_steps=n_steps)
     settings = {
         "model": toy_config(model).to_dict(),
         "n_steps": n_steps,
@@ -120,6 +127,7 @@ def train(
         "learning_rates": [learning_rate, muon_learning_rate, weight_decay, clip],
         "schedule": [warmup, decay],
         "seed": seed,
+        "clamp": [one.to_dict() for one in clamps] or None,  # older checkpoints say nothing of it
     }
     optimization = start(model, optimizer, learning_rate, muon_learning_rate, weight_decay)
     schedule = snapshot_steps(n_steps) if snapshots is None else snapshots
@@ -130,11 +138,9 @@ def train(
         for step in range(first_step, n_steps):
             run.keep(model, optimization)
             tokens = draw(step).to(device_of(model)).long()
-            loss = _backward(model, tokens, micro_batch, fused=fused, mixed=mixed_precision)
-            if not math.isfinite(loss):
-                raise FloatingPointError(
-                    f"the loss became {loss} at step {step}; lower the rates, or look at the batch"
-                )
+            cut = cut_at(clamps, step)
+            loss = _backward(model, tokens, micro_batch, cut, fused=fused, mixed=mixed_precision)
+            _check_finite(loss, step)
             if clip is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), clip)
             optimization.update(model, _rate(step, n_steps, warmup=warmup, decay=decay))
@@ -262,23 +268,36 @@ def _batch_source(
 
 
 def _backward(
-    model: Any, tokens: Tensor, micro_batch: int | None, *, fused: bool, mixed: bool | None
+    model: Any,
+    tokens: Tensor,
+    micro_batch: int | None,
+    cut: Cut,
+    *,
+    fused: bool,
+    mixed: bool | None,
 ) -> float:
     """Put the gradient of the batch's mean loss into the model; that loss, in nats."""
     model.zero_grad(set_to_none=True)
     mixed = tokens.device.type == "cuda" if mixed is None else mixed
-    total = 0.0
-    for piece in tokens.split(micro_batch or len(tokens)):
-        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=mixed):
-            if fused:
-                logits = toy_logits(toy_weights(model), toy_config(model), piece)
-            else:
-                logits = model(piece)
-        loss = F.cross_entropy(logits[:, :-1].float().flatten(0, 1), piece[:, 1:].flatten())
-        loss = loss * (len(piece) / len(tokens))
-        loss.backward()
-        total += loss.item()
+    weights, config, total = toy_weights(model), toy_config(model), 0.0
+    with nullcontext() if fused else cutting(model, cut):
+        for piece in tokens.split(micro_batch or len(tokens)):
+            with torch.autocast(tokens.device.type, torch.bfloat16, enabled=mixed):
+                logits = toy_logits(weights, config, piece, cut=cut) if fused else model(piece)
+            # The last position predicts nothing: to ignore it copies less than to cut it off.
+            targets = F.pad(piece[:, 1:], (0, 1), value=_IGNORED).flatten()
+            loss = F.cross_entropy(logits.float().flatten(0, 1), targets, ignore_index=_IGNORED)
+            loss = loss * (len(piece) / len(tokens))
+            loss.backward()
+            total += loss.item()
     return total
+
+
+def _check_finite(loss: float, step: int) -> None:
+    if not math.isfinite(loss):
+        raise FloatingPointError(
+            f"the loss became {loss} at step {step}; lower the rates, or look at the batch"
+        )
 
 
 @contextmanager
