@@ -259,10 +259,11 @@ def test_the_window_is_the_one_that_ruptures_finds_on_an_even_grid():
     assert [windows.onset.item() + 1, windows.end.item() + 1, 40] == bends
 
 
-def test_a_curve_that_only_falls_has_no_window():
-    windows = WindowSearch.over(X).best(-X[None])
+@pytest.mark.parametrize("curve", [-X, torch.exp(X - X[-1])], ids=["falls", "ever steeper"])
+def test_a_curve_that_is_nowhere_steeper_than_before_and_after_has_no_window(curve):
+    windows = WindowSearch.over(X).best(curve[None])
     assert windows.residual.isinf().all()
-    assert midpoints(-X[None], X, windows).isnan().all()
+    assert midpoints(curve[None], X, windows).isnan().all()
 
 
 def test_a_curve_that_crosses_thrice_has_its_midpoint_between_first_and_last():
