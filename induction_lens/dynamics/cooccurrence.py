@@ -95,7 +95,7 @@ def _rank_correlation(trajectory: Trajectory, first: float, last: float) -> tupl
     import pandas as pd
 
     # the marks were exponentials of logarithms: half a token absorbs their rounding
-    seen = trajectory.tokens_seen
+    seen = trajectory.tokens_seen.double()
     inside = (seen >= first - 0.5) & (seen <= last + 0.5)
     icl, induction = (
         pd.Series(curve_values(trajectory, of)[inside].mean(1)) for of in ("icl", "induction")
