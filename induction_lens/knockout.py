@@ -32,6 +32,7 @@ from induction_lens.models import (
     HookFunction,
     InterventionError,
     Model,
+    Stream,
     batch_size_for,
     before_forward,
     check_tokens,
@@ -39,18 +40,20 @@ from induction_lens.models import (
     hook_name,
     installed,
     keep,
-    logits_at,
     prove_writes_land,
+    run_until,
     running,
     shape,
+    streaming,
 )
 
 Method = Literal["zero", "mean", "resample", "pattern-preserving"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
 Z = Float[Tensor, "batch pos head d_head"]
-# (layer, z of the chosen heads, rows of the whole set that are in this batch) -> their replacement
-Replacement = Callable[[int, Tensor, slice], Tensor]
+# (layer, z of the chosen heads, which rows of the whole set and which positions it holds)
+# -> their replacement
+Replacement = Callable[[int, Tensor, slice, Sequence[int]], Tensor]
 ByLayer = Mapping[int, list[int]]
 
 
@@ -82,20 +85,53 @@ def keep_outputs(
     heads: ByLayer,
     reference: Int[Tensor, "reference_batch reference_pos"],
     *,
+    mean: bool = False,
     batch_size: int | None = None,
     progress: str | None = None,
-) -> dict[int, Float[Tensor, "batch pos head d_head"]]:
-    """The clean outputs `z` of some heads on a set of sequences, by layer, on the CPU."""
+) -> dict[int, Float[Tensor, "*batch pos head d_head"]]:
+    """The clean outputs `z` of some heads on a set of sequences, by layer, on the CPU.
+
+    Args:
+        model: a hooked model.
+        heads: head indices by layer.
+        reference: the sequences.
+        mean: keep the mean over sequences alone, at every position, which needs no more memory
+            for more sequences.
+        batch_size: sequences per forward pass; None chooses by a memory budget.
+        progress: title of a progress bar.
+    """
     check_tokens(model, reference)
-    seen: dict[int, Tensor] = {}
+    last = max(heads)
     kept: dict[int, list[Tensor]] = {layer: [] for layer in heads}
-    size = batch_size or batch_size_for(model, reference.shape[1])
-    with running(model), installed(model, keep("z", heads, into=seen)):
-        for rows in batches(len(reference), size, progress=progress):
-            logits_at(model, reference[rows].to(device_of(model)), [0])  # nobody reads logits
+    with streaming(model, reference[:1].to(device_of(model))) as stream:
+        fitting = batch_size_for(model, reference.shape[1], fused=stream is not None)
+        for rows in batches(len(reference), batch_size or fitting, progress=progress):
+            outputs = _outputs(model, stream, last, reference[rows].to(device_of(model)))
             for layer, chosen in heads.items():
-                kept[layer].append(seen[layer][:, :, chosen].cpu())
+                z = outputs[layer][:, :, chosen].cpu()
+                parts = kept[layer]
+                if mean and parts:
+                    parts[0] += z.double().sum(0)
+                else:
+                    parts.append(z.double().sum(0) if mean else z)
+    if mean:
+        return {layer: (total / len(reference)).float() for layer, [total] in kept.items()}
     return {layer: torch.cat(parts) for layer, parts in kept.items()}
+
+
+def _outputs(model: Model, stream: Stream | None, last: int, batch: Tensor) -> Mapping[int, Tensor]:
+    """`z` of every layer up to `last`."""
+    outputs: dict[int, Tensor] = {}
+    if stream is None:
+        with running(model), installed(model, keep("z", range(last + 1), into=outputs)):
+            run_until(model, batch, hook_name("z", last))
+        return outputs
+    residual = stream.enter(batch)
+    for layer in range(last + 1):
+        outputs[layer] = stream.attend(layer, stream.attention_inputs(layer, residual))
+        middle = residual + stream.attention_out(layer, outputs[layer])
+        residual = stream.after_attention(layer, residual, middle)
+    return outputs
 
 
 def other_rows(n: int, *, seed: int) -> Int[Tensor, " batch"]:
@@ -115,23 +151,23 @@ def other_rows(n: int, *, seed: int) -> Int[Tensor, " batch"]:
     return donors
 
 
-def _zero(layer: int, z: Tensor, rows: slice) -> Tensor:
+def _zero(layer: int, z: Tensor, rows: slice, positions: Sequence[int]) -> Tensor:
     return torch.zeros_like(z)
 
 
-def _mean(outputs: Mapping[int, Tensor], *, per_position: bool) -> Replacement:
-    means = {k: z.double().mean(0 if per_position else (0, 1)).float() for k, z in outputs.items()}
+def _mean(means: Mapping[int, Tensor], *, per_position: bool) -> Replacement:
+    overall = {layer: mean.double().mean(0).float() for layer, mean in means.items()}
 
-    def replace(layer: int, z: Tensor, rows: slice) -> Tensor:
-        mean = means[layer].to(z)
+    def replace(layer: int, z: Tensor, rows: slice, positions: Sequence[int]) -> Tensor:
         if not per_position:
-            return mean.expand_as(z)
-        if z.shape[1] > len(mean):
+            return overall[layer].to(z).expand_as(z)
+        length = len(means[layer])
+        if positions[-1] >= length:
             raise ValueError(
-                f"expected sequences of at most {len(mean)} tokens, the reference's, to have a "
-                f"mean at every position, got {z.shape[1]}; pass a longer reference"
+                f"expected sequences of at most {length} tokens, the reference's, to have a "
+                f"mean at every position, got {positions[-1] + 1}; pass a longer reference"
             )
-        return mean[: z.shape[1]].expand_as(z)
+        return means[layer][list(positions)].to(z).expand_as(z)
 
     return replace
 
@@ -140,13 +176,13 @@ def _resample(outputs: Mapping[int, Tensor], *, seed: int) -> Replacement:
     n, length = next(iter(outputs.values())).shape[:2]
     donors = other_rows(n, seed=seed)
 
-    def replace(layer: int, z: Tensor, rows: slice) -> Tensor:
-        if rows.stop > n or z.shape[1] > length:
+    def replace(layer: int, z: Tensor, rows: slice, positions: Sequence[int]) -> Tensor:
+        if rows.stop > n or positions[-1] >= length:
             raise ValueError(
                 f"expected at most {n} sequences of {length} tokens, as in the reference, got "
-                f"{rows.stop} of {z.shape[1]}; pass a larger reference"
+                f"{rows.stop} of {positions[-1] + 1}; pass a larger reference"
             )
-        return outputs[layer][donors[rows], : z.shape[1]].to(z)
+        return outputs[layer][donors[rows]][:, list(positions)].to(z)
 
     return replace
 
@@ -164,7 +200,7 @@ class Knockout:
         per_position: bool = False,
         seed: int = 0,
     ) -> None:
-        """Prepare; `outputs` are those of `keep_outputs`, for `mean` and `resample`."""
+        """Prepare; `outputs` are those of `keep_outputs` for `resample`, their mean for `mean`."""
         self.model, self.method, self.heads = model, method, by_layer(heads)
         self._patterns: Mapping[int, Tensor] = {}
         self._values: dict[int, Tensor] = {}
@@ -197,6 +233,16 @@ class Knockout:
             hooks += [(hook_name("v", layer), self._keep_value(layer)) for layer in layers]
         return hooks
 
+    def replaced(
+        self,
+        layer: int,
+        z: Float[Tensor, "batch read_pos chosen d_head"],
+        rows: slice,
+        positions: Sequence[int],
+    ) -> Float[Tensor, "batch read_pos chosen d_head"]:
+        """What is written for the chosen heads of a layer, at these rows and positions."""
+        return self._replace(layer, z, rows, positions)
+
     def freeze(self, patterns: Mapping[int, Tensor]) -> None:
         """Take every layer's attention pattern from a clean run on the next batch."""
         self._patterns = patterns
@@ -213,7 +259,10 @@ class Knockout:
         def hook(z: Z) -> Z:
             z = self._from_frozen_pattern(layer, z) if self.freezes else z.clone()
             if chosen:
-                z[:, :, chosen] = self._replace(layer, z[:, :, chosen], rows or slice(0, len(z)))
+                at = range(z.shape[1])
+                z[:, :, chosen] = self.replaced(
+                    layer, z[:, :, chosen], rows or slice(0, len(z)), at
+                )
             return z
 
         return hook
@@ -267,7 +316,7 @@ def knocked_out(
                 f"expected a reference for method {method!r}, got none; pass the sequences to take "
                 "the heads' usual output from, such as reference=text"
             )
-        outputs = keep_outputs(model, grouped, reference)
+        outputs = keep_outputs(model, grouped, reference, mean=method == "mean")
     prove_writes_land(model, list(grouped), vocabulary=sizes.d_vocab)
     knockout = Knockout(
         model, parsed, method, outputs=outputs, per_position=per_position, seed=seed

@@ -23,12 +23,11 @@ from torch import Tensor
 
 from induction_lens.models import (
     Model,
-    Resume,
     batch_size_for,
     check_tokens,
     device_of,
     first_nan_layer,
-    logits_at,
+    losses_at,
     running,
 )
 
@@ -113,33 +112,26 @@ def per_token_loss(
 
 
 def batch_loss(
-    model: Model,
-    tokens: Int[Tensor, "batch pos"],
-    positions: Sequence[int] | None = None,
-    *,
-    resume: Resume | None = None,
+    model: Model, tokens: Int[Tensor, "batch pos"], positions: Sequence[int] | None = None
 ) -> Float[Tensor, "batch read_pos"]:
     """The losses of the tokens at some positions, or at 1 and later, in one forward pass.
 
     Raises:
         ValueError: if a logit is not finite.
     """
-    if positions is None:
-        logits, predicted = logits_at(model, tokens, resume=resume)[:, :-1], tokens[:, 1:]
-    else:
-        # the logits one position before a token are those that predict it
-        before = [position - 1 for position in positions]
-        logits = logits_at(model, tokens, before, resume=resume)
-        predicted = tokens[:, list(positions)]
-    loss = torch.nn.functional.cross_entropy(
-        logits.float().flatten(0, 1), predicted.flatten(), reduction="none"
+    read = range(1, tokens.shape[1]) if positions is None else positions
+    losses = losses_at(model, tokens, list(read))
+    if not torch.isfinite(losses).all():
+        raise not_finite(model, tokens)
+    return losses
+
+
+def not_finite(model: Model, tokens: Int[Tensor, "batch pos"]) -> ValueError:
+    """The error that says where a model's numbers stop being finite on these tokens."""
+    return ValueError(
+        "expected finite logits, got NaN or infinite ones, which first appear in "
+        f"{first_nan_layer(model, tokens)}; check the weights, or load the model in float32"
     )
-    if not torch.isfinite(loss).all():
-        raise ValueError(
-            "expected finite logits, got NaN or infinite ones, which first appear in "
-            f"{first_nan_layer(model, tokens)}; check the weights, or load the model in float32"
-        )
-    return loss.view(len(tokens), -1)
 
 
 def icl_per_sequence(

@@ -1,10 +1,11 @@
 """Losses under many knock-outs of one model, sharing what they share.
 
 1. What `mean` and `resample` write is kept once for all knock-outs.
-2. For each batch, one clean pass gives the clean losses, the attention patterns that
-   pattern-preserving ablation freezes, and the residual stream that enters each layer.
-3. Each knock-out is a pass of its own, which starts at the first layer that it
-   touches where the class can (`can_resume`), and unembeds only the positions that are read.
+2. For each batch, one clean pass gives the clean losses and keeps, for every layer, what a
+   knock-out there starts from (`streamed`). It ends at the last position that is read.
+3. A knock-out changes the output of attention at its first layer, and runs from there; its last
+   layer is computed only where it is read, and so are the logits.
+4. A model that cannot be taken apart (`models.streaming`) is run in whole, with hooks.
 """
 
 from __future__ import annotations
@@ -19,20 +20,22 @@ from torch import Tensor
 
 from induction_lens.heads import Head
 from induction_lens.knockout import Knockout, Method, by_layer, keep_outputs
-from induction_lens.metrics import batch_loss, batches, progress_bar
+from induction_lens.metrics import batch_loss, batches, not_finite, progress_bar
 from induction_lens.models import (
     Model,
-    Resume,
+    Stream,
     batch_size_for,
-    can_resume,
     check_tokens,
     device_of,
     installed,
     keep,
+    positions_for,
     prove_writes_land,
     running,
     shape,
+    streaming,
 )
+from induction_lens.streamed import clean_pass, knockout_passes
 
 
 @dataclass(frozen=True)
@@ -80,74 +83,114 @@ def knockout_losses(
     check_tokens(model, tokens)
     touched = by_layer({head for job in jobs for head in job.heads})
     prove_writes_land(model, list(touched), vocabulary=shape(model).d_vocab)
-    borrowers = [job for job in jobs if job.method in ("mean", "resample")]
-    lent = by_layer({head for job in borrowers for head in job.heads})
     source = tokens if reference is None else reference
-    title = "head outputs" if progress else None
-    outputs: dict[int, Tensor] = {}
-    if lent:
-        outputs = keep_outputs(model, lent, source, batch_size=batch_size, progress=title)
+    lent = _lend(model, jobs, source, batch_size=batch_size, progress=progress)
     knockouts = [
         Knockout(
             model,
             job.heads,
             job.method,
-            outputs=_of_heads(outputs, lent, by_layer(job.heads)) if job in borrowers else None,
+            outputs=_of_heads(*lent[job.method], by_layer(job.heads))
+            if job.method in lent
+            else None,
             per_position=per_position,
             seed=seed,
         )
         for job in jobs
     ]
-    clean = torch.full(tokens.shape, math.nan)
-    losses = torch.full((len(jobs), *tokens.shape), math.nan)
-    size = batch_size or batch_size_for(model, tokens.shape[1])
+    everywhere = list(range(1, tokens.shape[1]))
+    wanted = [everywhere if job.positions is None else sorted(job.positions) for job in jobs]
+    losses = torch.full((1 + len(jobs), *tokens.shape), math.nan)
     title = f"{len(jobs)} knock-outs" if progress else None
-    with running(model), progress_bar(title, len(tokens) * (1 + len(jobs))) as advance:
-        for rows in batches(len(tokens), size):
+    example = tokens[:1, : max(read[-1] for read in wanted)].to(device_of(model))
+    failed: list[Tensor] = []
+    with streaming(model, example) as stream, progress_bar(title, losses[..., 0].numel()) as done:
+        fitting = batch_size_for(model, tokens.shape[1], fused=stream is not None)
+        for rows in batches(len(tokens), batch_size or fitting):
             batch = tokens[rows].to(device_of(model))
-            for index, (read, loss) in enumerate(_passes(model, jobs, knockouts, batch, rows)):
-                (losses[index - 1] if index else clean)[rows, read] = loss
-                advance(len(batch))
-    return clean, losses
+            work = (knockouts, wanted, batch, rows)
+            passes = _hooked(model, *work) if stream is None else _streamed(stream, *work)
+            for indices, read, loss in passes:
+                for index, of_one in zip(indices, loss.cpu(), strict=True):
+                    losses[index, rows, read] = of_one
+                if not torch.isfinite(loss).all():
+                    failed.append(batch)
+                done(len(indices) * len(batch))
+    for batch in failed:  # the model cannot be run while it is taken apart
+        raise not_finite(model, batch)
+    return losses[0], losses[1:]
 
 
-def _passes(
-    model: Model, jobs: Sequence[Job], knockouts: Sequence[Knockout], batch: Tensor, rows: slice
-) -> Iterator[tuple[list[int], Tensor]]:
-    """Positions and their losses in one batch: clean, then after every knock-out."""
+# indices into the losses (0 is clean, job i is at i + 1), positions, and losses in nats
+Passes = Iterator[tuple[list[int], list[int], Float[Tensor, "job batch read_pos"]]]
+
+
+def _streamed(
+    stream: Stream,
+    knockouts: Sequence[Knockout],
+    wanted: Sequence[list[int]],
+    batch: Tensor,
+    rows: slice,
+) -> Passes:
+    """The passes of one batch on a model that is taken apart."""
+    # logits at one position predict the token at the next
+    logits_read = [[position - 1 for position in read] for read in wanted]
+    union = sorted({position for read in logits_read for position in read})
+    freezes = any(knockout.freezes for knockout in knockouts)
+    clean, losses = clean_pass(stream, batch, rows, union, freezes=freezes)
+    yield [0], [position + 1 for position in union], losses[None]
+    n_positions = positions_for(knockouts[0].model)
+    for members, read, after in knockout_passes(clean, knockouts, logits_read, n_positions):
+        yield [index + 1 for index in members], [position + 1 for position in read], after
+
+
+def _hooked(
+    model: Model,
+    knockouts: Sequence[Knockout],
+    wanted: Sequence[list[int]],
+    batch: Tensor,
+    rows: slice,
+) -> Passes:
+    """The passes of one batch on a model that is run in whole, with hooks."""
     patterns: dict[int, Tensor] = {}
-    residuals: dict[int, Tensor] = {}
-    hooks = []
-    if any(knockout.freezes for knockout in knockouts):
-        hooks += keep("pattern", range(shape(model).n_layers), into=patterns)
-    if can_resume(model):
-        hooks += keep("resid_pre", {k.first_layer for k in knockouts}, into=residuals)
-    everywhere = list(range(1, batch.shape[1]))
-    wanted = [everywhere if job.positions is None else list(job.positions) for job in jobs]
-    union = sorted({position for positions in wanted for position in positions})
-
-    def losses(read: list[int], resume: Resume | None = None) -> Tensor:
-        # all positions in one piece is how the model unembeds anyway
-        positions = None if read == everywhere else read
-        return batch_loss(model, batch, positions, resume=resume).cpu()
-
-    with installed(model, hooks):
-        clean = losses(union)
-    yield union, clean
-    for knockout, read in zip(knockouts, wanted, strict=True):
+    freezes = any(knockout.freezes for knockout in knockouts)
+    layers = range(shape(model).n_layers) if freezes else ()
+    union = sorted({position for read in wanted for position in read})
+    with running(model), installed(model, keep("pattern", layers, into=patterns)):
+        clean = batch_loss(model, batch, union)
+    yield [0], union, clean[None]
+    for index, (knockout, read) in enumerate(zip(knockouts, wanted, strict=True)):
         knockout.freeze(patterns)
-        first = knockout.first_layer
-        with installed(model, knockout.hooks(rows)):
-            after = losses(read, (first, residuals[first]) if first in residuals else None)
-        yield read, after
+        with running(model), installed(model, knockout.hooks(rows)):
+            after = batch_loss(model, batch, read)
+        yield [index + 1], read, after[None]
+
+
+def _lend(
+    model: Model, jobs: Sequence[Job], source: Tensor, *, batch_size: int | None, progress: bool
+) -> dict[Method, tuple[dict[int, list[int]], dict[int, Tensor]]]:
+    """By method: which heads write something that is taken from the reference, and that."""
+    lent: dict[Method, tuple[dict[int, list[int]], dict[int, Tensor]]] = {}
+    for method in ("mean", "resample"):
+        heads = by_layer({head for job in jobs if job.method == method for head in job.heads})
+        if heads:
+            outputs = keep_outputs(
+                model,
+                heads,
+                source,
+                mean=method == "mean",
+                batch_size=batch_size,
+                progress=f"head outputs ({method})" if progress else None,
+            )
+            lent[method] = heads, outputs
+    return lent
 
 
 def _of_heads(
-    outputs: Mapping[int, Tensor], kept: Mapping[int, list[int]], heads: Mapping[int, list[int]]
+    kept: Mapping[int, list[int]], outputs: Mapping[int, Tensor], heads: Mapping[int, list[int]]
 ) -> dict[int, Tensor]:
     """The outputs of some of the heads that were kept."""
     return {
-        layer: outputs[layer][:, :, [kept[layer].index(head) for head in chosen]]
+        layer: outputs[layer][..., [kept[layer].index(head) for head in chosen], :]
         for layer, chosen in heads.items()
-        if layer in outputs
     }

@@ -149,8 +149,11 @@ def test_batches_stay_within_the_memory_budget():
     model = hugging_face_model("llama")
     for length in (10, 67):
         size = models.batch_size_for(model, length)
-        per_sequence = 4 * length * 3 * (311 + 6 * length)
+        per_sequence = 4 * length * 3 * 6 * length
         assert size * per_sequence <= 96 * 2**20 < (size + 1) * per_sequence
+    # fused: the widest activation, the MLP's 50, within 4 MiB
+    assert models.positions_for(model) == 4 * 2**20 // (4 * 50)
+    assert models.batch_size_for(model, 67, fused=True) == 4 * 2**20 // (4 * 50) // 67
 
 
 def test_the_weights_hash_tells_models_apart():

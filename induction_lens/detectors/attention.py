@@ -6,6 +6,9 @@
 3. The score is the attention on marked keys: summed over keys, averaged over the queries that
    count.
 
+`TargetMass` reads the attention either off the model's patterns, inside hooks, or, for contexts
+whose patterns do not fit in memory, from queries and keys, one block of queries at a time.
+
 A perfect head scores 1, a head that rests on BOS scores 0. The marks of the induction detector are
 the "prefix matching" of Olsson et al. 2022 ("Head activation evaluators"): the token after *every*
 earlier occurrence of the current token.
@@ -24,9 +27,10 @@ from torch import Tensor
 
 from induction_lens.detectors.measure import ratio_and_error
 from induction_lens.heads import HeadScores
-from induction_lens.models import HookFunction, Model, hook_name, shape
+from induction_lens.models import AttentionInputs, HookFunction, Model, hook_name, shape
 
 AttentionDetector = Literal["previous_token", "induction", "duplicate_token"]
+_BLOCK_SCORES = 2**21  # attention scores in memory at a time, 8 MiB
 
 
 def target_mask(
@@ -54,8 +58,47 @@ def target_mask(
     return follows & (key <= query) & (key >= 2)
 
 
+Targets = tuple[Int[Tensor, " target"], Int[Tensor, " target"], Int[Tensor, " target"]]
+
+
+def targets(tokens: Int[Tensor, "batch pos"], detector: AttentionDetector) -> Targets:
+    """The marks of `target_mask` as a list: rows, queries and keys, without a mask in memory.
+
+    For `induction` and `duplicate_token` they come from pairs of equal tokens: a token at `i` and
+    again at `q` makes the key `i` a duplicate, and the key `i + 1` one that follows.
+    """
+    n_rows, n_pos = tokens.shape
+    if detector == "previous_token":
+        row = torch.arange(n_rows, device=tokens.device).repeat_interleave(max(n_pos - 2, 0))
+        query = torch.arange(2, max(n_pos, 2), device=tokens.device).repeat(n_rows)
+        return row, query, query - 1
+    row, earlier, query = _equal_pairs(tokens)
+    return row, query, earlier if detector == "duplicate_token" else earlier + 1
+
+
+def _equal_pairs(tokens: Tensor) -> Targets:
+    """Every pair of positions 1 <= i < q of a row with equal tokens: rows, `i` and `q`."""
+    n_rows, n_pos = tokens.shape
+    rows = torch.arange(n_rows, device=tokens.device)[:, None]
+    keys = (tokens[:, 1:] + rows * (int(tokens.max()) + 1)).flatten()  # equal in a row alone
+    order = keys.argsort(stable=True)  # equal ones lie together, in the order of their positions
+    ordered = keys[order]
+    place = torch.arange(len(ordered), device=tokens.device)
+    new = torch.ones_like(ordered, dtype=torch.bool)
+    new[1:] = ordered[1:] != ordered[:-1]
+    first = torch.where(new, place, 0).cummax(0).values
+    n_before = place - first  # how many equal tokens come before, each of which makes a pair
+    later = place.repeat_interleave(n_before)
+    nth = torch.arange(len(later), device=tokens.device)
+    nth = nth - (n_before.cumsum(0) - n_before).repeat_interleave(n_before)
+    earlier = order[first[later] + nth]
+    query = order[later]
+    width = n_pos - 1
+    return query // width, earlier % width + 1, query % width + 1
+
+
 class TargetMass:
-    """Reduces every layer's pattern to the attention on a detector's targets, inside the hook."""
+    """Reduces every layer's attention to what falls on a detector's targets."""
 
     def __init__(
         self,
@@ -70,28 +113,66 @@ class TargetMass:
         self._mass = {name: torch.zeros(sizes, dtype=torch.float64) for name in detectors}
         self._queries = {name: torch.zeros(len(marked), dtype=torch.float64) for name in detectors}
         self._uniform = {name: torch.zeros(len(marked), dtype=torch.float64) for name in detectors}
+        self._targets: dict[AttentionDetector, Targets] = {}
+        self._rows = slice(0, 0)
+
+    @property
+    def last_hook(self) -> str:
+        """Nothing after the last layer's pattern is looked at."""
+        return hook_name("pattern", self._shape.n_layers - 1)
 
     def hooks(
         self, tokens: Int[Tensor, "batch pos"], rows: slice
     ) -> list[tuple[str, HookFunction]]:
         """One hook on each layer's pattern."""
-        marked = self._marked[rows].to(tokens.device)
-        masks = {name: target_mask(marked, name) for name in self._detectors}
-        visible = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
-        for name, mask in masks.items():
-            self._queries[name][rows] = mask.any(-1).sum(-1).double().cpu()
-            self._uniform[name][rows] = (mask.sum(-1) / visible).sum(-1).double().cpu()
-        weights = {name: mask.float() for name, mask in masks.items()}
+        self.begin(tokens, rows)
 
         def on(layer: int) -> HookFunction:
             def hook(pattern: Float[Tensor, "batch head query_pos key_pos"]) -> None:
-                for name, weight in weights.items():
-                    mass = torch.einsum("bhqk,bqk->hb", pattern.float(), weight)
-                    self._mass[name][layer, :, rows] = mass.double().cpu()
+                for name, (row, query, key) in self._targets.items():
+                    self._add(layer, name, row, pattern[row, :, query, key])
 
             return hook
 
         return [(hook_name("pattern", layer), on(layer)) for layer in range(self._shape.n_layers)]
+
+    def begin(self, tokens: Int[Tensor, "batch pos"], rows: slice) -> None:
+        """Find the targets of one batch: these rows of the whole."""
+        marked = self._marked[rows].to(tokens.device)
+        self._rows = rows
+        self._targets = {name: targets(marked, name) for name in self._detectors}
+        for name, (row, query, _) in self._targets.items():
+            n_rows, n_pos = marked.shape
+            counted = torch.unique(row * n_pos + query) // n_pos
+            self._queries[name][rows] = torch.bincount(counted, minlength=n_rows).double().cpu()
+            share = 1 / (query + 1).double()  # of each key that the query sees
+            self._uniform[name][rows] = share.new_zeros(n_rows).index_add_(0, row, share).cpu()
+
+    def _add(
+        self, layer: int, name: AttentionDetector, row: Tensor, attention: Float[Tensor, "_ head"]
+    ) -> None:
+        """Count the attention on some targets."""
+        total = attention.new_zeros(self._rows.stop - self._rows.start, attention.shape[1])
+        total = total.double().index_add_(0, row, attention.double())
+        self._mass[name][layer, :, self._rows] += total.T.cpu()
+
+    def look(self, layer: int, inputs: AttentionInputs, *, scale: float) -> None:
+        """Count a layer's attention on targets from its queries and keys, in blocks of queries."""
+        n_rows, n_pos, n_heads, _ = inputs.query.shape
+        groups = n_heads // inputs.key.shape[2]
+        keys = inputs.key.repeat_interleave(groups, dim=2).permute(0, 2, 3, 1).float()
+        size = max(1, _BLOCK_SCORES // (n_rows * n_heads * n_pos))
+        for start in range(0, n_pos, size):
+            stop = min(start + size, n_pos)
+            block = inputs.query[:, start:stop].transpose(1, 2).float() * scale
+            scores = block @ keys[..., :stop]
+            future = torch.ones(stop - start, stop, dtype=torch.bool, device=scores.device)
+            scores.masked_fill_(future.triu(start + 1), -torch.inf)
+            total = scores.logsumexp(-1)
+            for name, (row, query, key) in self._targets.items():
+                inside = (start <= query) & (query < stop)
+                at, q, k = row[inside], query[inside] - start, key[inside]
+                self._add(layer, name, at, (scores[at, :, q, k] - total[at, :, q]).exp())
 
     def finish(self, rows: slice) -> None:
         """Nothing is left to do after the pass."""

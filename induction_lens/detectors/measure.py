@@ -20,7 +20,7 @@ from induction_lens.models import (
     check_tokens,
     device_of,
     installed,
-    logits_at,
+    run_until,
     running,
 )
 
@@ -28,6 +28,11 @@ from induction_lens.models import (
 @runtime_checkable
 class Measure(Protocol):
     """Something that is read off the activations of a forward pass."""
+
+    @property
+    def last_hook(self) -> str | None:
+        """The hook point after which nothing is looked at; None: the pass has to reach the end."""
+        ...
 
     def hooks(
         self, tokens: Int[Tensor, "batch pos"], rows: slice
@@ -51,12 +56,14 @@ def measure(
     """Run the model once over the tokens, and let every measure look."""
     check_tokens(model, tokens)
     batch_size = batch_size or batch_size_for(model, tokens.shape[1])
+    ends = [taken.last_hook for taken in measures]
+    last = ends[0] if len(set(ends)) == 1 else None
     with running(model):
         for rows in batches(len(tokens), batch_size, progress=progress):
             batch = tokens[rows].to(device_of(model))
             hooks = [hook for taken in measures for hook in taken.hooks(batch, rows)]
             with installed(model, hooks):
-                logits_at(model, batch, [0])  # nobody reads logits: unembed as little as possible
+                run_until(model, batch, last)
             for taken in measures:
                 taken.finish(rows)
 

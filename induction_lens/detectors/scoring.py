@@ -12,12 +12,14 @@ from torch import Tensor
 from induction_lens.detectors.attention import AttentionDetector, TargetMass
 from induction_lens.detectors.copying import CopyingMass, copying_from_weights
 from induction_lens.detectors.measure import Measure, measure
+from induction_lens.detectors.streaming import measure_streaming
 from induction_lens.heads import HeadScores, ScoreTable
 from induction_lens.models import Model, ordinary_ids, shape
 from induction_lens.tokens import repeated_random_tokens, shuffled
 
 Detector = Literal["previous_token", "induction", "duplicate_token", "copying", "copying_weights"]
 DETECTORS: tuple[Detector, ...] = get_args(Detector)
+Attention = Literal["pattern", "streaming"]
 
 
 def score_heads(
@@ -26,6 +28,7 @@ def score_heads(
     tokens: Int[Tensor, "batch pos"] | None = None,
     text: Int[Tensor, "text_batch text_pos"] | None = None,
     detectors: Sequence[Detector | str] | None = None,
+    attention: Attention | str = "pattern",
     shuffled_null: bool = True,
     seed: int = 0,
     batch_size: int | None = None,
@@ -41,7 +44,10 @@ def score_heads(
         tokens: what to score on, BOS at position 0; None draws 32 sequences of repeated random
             tokens, four copies of 25, or of as many as fit a shorter context.
         text: where given, `previous_token` is scored on this instead, as in the paper.
-        detectors: which detectors; None takes all of `DETECTORS`.
+        detectors: which detectors; None takes all of `DETECTORS`, or all but `copying` where
+            attention is streamed.
+        attention: `pattern` reads the model's attention patterns; `streaming` computes the scores
+            from queries and keys in blocks, for contexts whose patterns do not fit in memory.
         shuffled_null: whether to run the shuffled tokens, for `induction` and `duplicate_token`:
             the attention of a head that knows nothing of the tokens, at the same positions. (It
             means nothing for `previous_token`, which is about position.)
@@ -50,9 +56,10 @@ def score_heads(
         progress: show progress bars on stderr for what takes over two seconds.
 
     Raises:
-        ValueError: for an unknown detector, or tokens that the model cannot read.
+        ValueError: for an unknown detector, tokens that the model cannot read, or a model or
+            detector that streaming cannot serve.
     """
-    names = _checked(DETECTORS if detectors is None else detectors)
+    names = _checked(detectors, attention)
     if tokens is None:
         tokens = _random_tokens(model, seed=seed)
     on_text = text is not None and "previous_token" in names
@@ -63,9 +70,12 @@ def score_heads(
     ]
 
     def run(sequences: Tensor, measures: Sequence[Measure], title: str) -> None:
-        if measures:
-            label = title if progress else None
+        label = title if progress else None
+        if attention == "pattern" and measures:
             measure(model, sequences, measures, batch_size=batch_size, progress=label)
+        for mass in measures if attention == "streaming" else ():
+            assert isinstance(mass, TargetMass)
+            measure_streaming(model, sequences, mass, batch_size=batch_size, progress=label)
 
     mass = TargetMass(model, tokens, by_attention) if by_attention else None
     copying = CopyingMass(model, tokens) if "copying" in names else None
@@ -96,7 +106,14 @@ def _random_tokens(model: Model, *, seed: int) -> Int[Tensor, "batch pos"]:
     return repeated_random_tokens(model, n_tokens=max(1, min(25, room)), seed=seed)
 
 
-def _checked(detectors: Sequence[str]) -> list[Detector]:
+def _checked(detectors: Sequence[str] | None, attention: str) -> list[Detector]:
+    if attention not in get_args(Attention):
+        raise ValueError(
+            f"expected attention to be one of {', '.join(get_args(Attention))}, got {attention!r}"
+        )
+    streamed = [name for name in DETECTORS if name != "copying"]
+    if detectors is None:
+        detectors = streamed if attention == "streaming" else DETECTORS
     if not detectors:
         raise ValueError(f"expected at least one of {', '.join(DETECTORS)}, got none")
     for name in detectors:
@@ -106,4 +123,9 @@ def _checked(detectors: Sequence[str]) -> list[Detector]:
                 f"expected a detector out of {', '.join(DETECTORS)}, got {name!r}; "
                 f"did you mean {close!r}?"
             )
+    if attention == "streaming" and "copying" in detectors:
+        raise ValueError(
+            f"expected detectors out of {', '.join(streamed)} with streamed attention, got "
+            "'copying', which reads whole patterns; leave it out"
+        )
     return [name for name in DETECTORS if name in detectors]

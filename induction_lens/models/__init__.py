@@ -18,6 +18,7 @@ from induction_lens.models.describe import (
     norm_weight,
     ordinary_ids,
     output_weights,
+    positions_for,
     shape,
     tokenizer_of,
     unembedding,
@@ -36,30 +37,32 @@ from induction_lens.models.hooks import (
     hook_points,
     installed,
     keep,
-    prove_writes_land,
     running,
 )
 from induction_lens.models.native import (
     new_transformer,
     toy_weights,
 )
-from induction_lens.models.passes import Resume, can_resume, logits_at
+from induction_lens.models.passes import logits_at, losses_at, run_until, unembedded_losses
 from induction_lens.models.pretrained import best_device, is_model, load_pretrained
+from induction_lens.models.proof import prove_writes_land
+from induction_lens.models.rotary import rotate, rotate_halves, rotation
+from induction_lens.models.stream import AttentionInputs, Stream, streaming
 
 __all__ = [
     "FINAL_SCALE",
     "HAS_HOOKED_TRANSFORMER",
+    "AttentionInputs",
     "HookFunction",
     "InterventionError",
     "Model",
     "ModelShape",
-    "Resume",
     "Site",
+    "Stream",
     "batch_size_for",
     "before_forward",
     "best_device",
     "bos_id",
-    "can_resume",
     "centres",
     "check_tokens",
     "class_name",
@@ -73,16 +76,24 @@ __all__ = [
     "keep",
     "load_pretrained",
     "logits_at",
+    "losses_at",
     "model_name",
     "new_transformer",
     "norm_weight",
     "ordinary_ids",
     "output_weights",
+    "positions_for",
     "prove_writes_land",
+    "rotate",
+    "rotate_halves",
+    "rotation",
+    "run_until",
     "running",
     "shape",
+    "streaming",
     "tokenizer_of",
     "toy_weights",
+    "unembedded_losses",
     "unembedding",
     "value_weights",
     "weights_hash",

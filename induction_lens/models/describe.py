@@ -10,7 +10,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from induction_lens.models.hooks import Model, hook_name, installed, running, untyped
+from induction_lens.models.hooks import (
+    Model,
+    device_of,
+    hook_name,
+    installed,
+    running,
+    untyped,
+)
 from induction_lens.models.native import toy_weights
 
 # Larger tensors are returned to the system after every operation, and page faults then take as
@@ -124,11 +131,22 @@ def ordinary_ids(model: Model, *, exclude_fraction: float = 0.04) -> Int[Tensor,
     return ids[cut : len(ids) - cut]
 
 
-def batch_size_for(model: Model, seq_len: int) -> int:
-    """How many sequences fit a fixed memory budget, logits and one layer's patterns counted."""
-    sizes = shape(model)
-    per_sequence = 4 * seq_len * (3 * sizes.d_vocab + 3 * sizes.n_heads * seq_len)
+def batch_size_for(model: Model, seq_len: int, *, fused: bool = False) -> int:
+    """How many sequences fit a fixed memory budget: three copies of one layer's patterns, or, where
+    attention is fused, `positions_for` positions."""
+    if fused:
+        return max(1, positions_for(model) // seq_len)
+    per_sequence = 4 * seq_len * 3 * shape(model).n_heads * seq_len
     return max(1, _BATCH_BUDGET_BYTES // per_sequence)
+
+
+def positions_for(model: Model) -> int:
+    """How many positions to run a layer on at once where attention is fused: the widest activation
+    takes 4 MiB on a CPU, near its caches, and 256 MiB on an accelerator."""
+    sizes = shape(model)
+    width = max(getattr(model.cfg, "d_mlp", None) or 0, sizes.n_heads * sizes.d_head, sizes.d_model)
+    on_cpu = device_of(model).type == "cpu"
+    return (4 if on_cpu else 256) * 2**20 // (4 * width)
 
 
 def check_tokens(model: Model, tokens: Int[Tensor, "batch pos"]) -> None:

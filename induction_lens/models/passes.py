@@ -1,63 +1,129 @@
 """Forward passes that leave out what nobody reads.
 
-- `logits_at` unembeds chosen positions only: a hook on the unembedding's input drops the others.
-- Where the class can (`can_resume`), a pass starts from the residual stream of a later layer.
+- `losses_at` unembeds chosen positions only, a few at a time: a hook on the unembedding's input
+  keeps it and lets one position through; the rest is unembedded in pieces, by a plain product with
+  `W_U`, where that gives the model's own logits at the one position. No `[batch, pos, d_vocab]`
+  tensor ever exists.
+- `run_until` ends a forward pass at a hook point.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
+import torch
+import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from induction_lens.models.classes import is_hooked
 from induction_lens.models.hooks import InterventionError, Model, installed, untyped
 
 _UNEMBED = "unembed.hook_in"
-Resume = tuple[int, Float[Tensor, "batch pos d_model"]]
+# Larger tensors go back to the system when they are freed, and page faults then take as long as the
+# arithmetic.
+_LOGITS_BYTES = 16 * 2**20
 
 
-def can_resume(model: Model) -> bool:
-    """Whether a pass can start at a later layer: on a `HookedTransformer`, unless shortformer."""
-    positions = getattr(model.cfg, "positional_embedding_type", None)
-    return is_hooked(model) and positions != "shortformer"
+class Stop(Exception):  # noqa: N818 - an end, not an error
+    """Ends a forward pass from inside a hook."""
+
+
+def run_until(model: Model, tokens: Int[Tensor, "batch pos"], name: str | None) -> None:
+    """Run the model up to a hook point, its hooks included; None: to the end, without logits.
+
+    Raises:
+        InterventionError: if the hook point never fires.
+    """
+    if name is None:
+        logits_at(model, tokens, [0])
+        return
+
+    def stop(activation: Tensor) -> None:
+        raise Stop
+
+    with installed(model, [(name, stop)]), suppress(Stop):
+        model(tokens)
 
 
 def logits_at(
-    model: Model,
-    tokens: Int[Tensor, "batch pos"],
-    positions: Sequence[int] | None = None,
-    *,
-    resume: Resume | None = None,
+    model: Model, tokens: Int[Tensor, "batch pos"], positions: Sequence[int]
 ) -> Float[Tensor, "batch read_pos d_vocab"]:
-    """Logits at some positions, or at all.
-
-    Args:
-        model: a hooked model.
-        tokens: sequences, BOS at position 0.
-        positions: positions whose logits are wanted, in this order; None for all.
-        resume: a layer and the residual stream that enters it, to start from; only where
-            `can_resume`.
+    """Logits at some positions, in this order.
 
     Raises:
         InterventionError: if the model does not let the other positions go.
     """
 
     def select(residual: Tensor) -> Tensor:
-        return residual[:, list(positions or ())]
+        return residual[:, list(positions)]
 
-    selecting = nullcontext() if positions is None else installed(model, [(_UNEMBED, select)])
-    with selecting:
-        if resume is None:
-            logits = model(tokens)
-        else:
-            layer, residual = resume
-            logits = untyped(model)(residual, start_at_layer=layer)
-    if positions is not None and logits.shape[1] != len(positions):
+    with installed(model, [(_UNEMBED, select)]):
+        logits = model(tokens)
+    if logits.shape[1] != len(positions):
         raise InterventionError(
             f"expected logits at {len(positions)} positions, got {logits.shape[1]}; this "
             f"{type(model).__name__} ignores what is written at {_UNEMBED}"
         )
     return logits
+
+
+def losses_at(
+    model: Model, tokens: Int[Tensor, "batch pos"], positions: Sequence[int]
+) -> Float[Tensor, "batch read_pos"]:
+    """The losses, in nats, of the tokens at some positions, in this order.
+
+    Raises:
+        InterventionError: as `logits_at`.
+    """
+    # the logits one position before a token are those that predict it
+    before = [position - 1 for position in positions]
+    predicted = tokens[:, list(positions)]
+    final: list[Tensor] = []
+
+    def take(residual: Tensor) -> Tensor:
+        final.append(residual[:, before])
+        return residual[:, before[:1]]
+
+    with installed(model, [(_UNEMBED, take)]):
+        first = model(tokens)
+    unembed = unembedder(model)
+    alone = unembed(final[0][:, :1])
+    same = first.shape == alone.shape and torch.allclose(first, alone, rtol=1e-4, atol=1e-4)
+    if not same and torch.isfinite(first).all():
+        # the model does more to its logits than unembed, such as capping them
+        logits = logits_at(model, tokens, before).float()
+        return F.cross_entropy(logits.mT, predicted, reduction="none")
+    return unembedded_losses(unembed, final[0], predicted)
+
+
+def unembedder(
+    model: Model,
+) -> Callable[[Float[Tensor, "*batch d_model"]], Float[Tensor, "*batch d_vocab"]]:
+    """From what the unembedding reads to logits.
+
+    A product with `W_U` as it lies in memory: a model's own module may copy it at every call.
+    """
+    W_U, b_U = untyped(model).W_U.detach(), getattr(untyped(model), "b_U", None)
+
+    def unembed(final: Tensor) -> Tensor:
+        logits = final @ W_U
+        return logits if b_U is None else logits.add_(b_U.detach())
+
+    return unembed
+
+
+def unembedded_losses(
+    unembed: Callable[[Tensor], Tensor],
+    final: Float[Tensor, "batch read_pos d_model"],
+    predicted: Int[Tensor, "batch read_pos"],
+) -> Float[Tensor, "batch read_pos"]:
+    """The losses of predicted tokens, in nats, unembedded in pieces of a fixed memory budget."""
+    rows, targets = final.flatten(0, 1), predicted.flatten()
+    d_vocab = unembed(rows[None, :1]).shape[-1]
+    size = max(1, _LOGITS_BYTES // (4 * d_vocab))
+    losses = [
+        F.cross_entropy(unembed(some[None])[0].float(), target, reduction="none")
+        for some, target in zip(rows.split(size), targets.split(size), strict=True)
+    ]
+    return torch.cat(losses).view(predicted.shape)

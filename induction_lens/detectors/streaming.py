@@ -1,0 +1,43 @@
+"""Attention scores on contexts whose patterns do not fit in memory."""
+
+from __future__ import annotations
+
+from jaxtyping import Int
+from torch import Tensor
+
+from induction_lens.detectors.attention import TargetMass
+from induction_lens.metrics import batches
+from induction_lens.models import Model, check_tokens, device_of, streaming
+
+
+def measure_streaming(
+    model: Model,
+    tokens: Int[Tensor, "batch pos"],
+    mass: TargetMass,
+    *,
+    batch_size: int | None = None,
+    progress: str | None = None,
+) -> None:
+    """Run the model over the tokens with fused attention: no pattern is ever in memory.
+
+    Raises:
+        ValueError: if the model cannot be taken apart.
+    """
+    check_tokens(model, tokens)
+    with streaming(model, tokens[:1].to(device_of(model))) as stream:
+        if stream is None:
+            raise ValueError(
+                f"expected a model whose layers can be run one by one, got a "
+                f"{type(model).__name__} that cannot, or with hooks on it; remove the hooks, or "
+                'pass attention="pattern"'
+            )
+        for rows in batches(len(tokens), batch_size or 1, progress=progress):
+            batch = tokens[rows].to(device_of(model))
+            mass.begin(batch, rows)
+            residual = stream.enter(batch)
+            for layer in range(stream.n_layers):
+                inputs = stream.attention_inputs(layer, residual)
+                mass.look(layer, inputs, scale=stream.scale(layer))
+                if layer + 1 < stream.n_layers:
+                    middle = residual + stream.attention_out(layer, stream.attend(layer, inputs))
+                    residual = stream.after_attention(layer, residual, middle)

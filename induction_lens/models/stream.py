@@ -1,0 +1,303 @@
+"""A forward pass taken apart: layer by layer, with fused attention and no pattern in memory.
+
+1. `enter`: the model runs its own code up to its first block, and we keep how it calls blocks.
+2. `attention_inputs`: a block is called with a residual stream and stopped as soon as its queries,
+   keys and values are there, as the model's own code makes them (rotations, smeared keys).
+3. `attend`: fused attention from these, at all positions or only where it is read.
+4. `attention_out`, `after_attention`, `final_norm`, `unembed`: `W_O`, and the model's own modules.
+
+Not every architecture is put together like this, and a caller's hooks may look at what is left out.
+`streaming` therefore checks on the beginning of a sequence that the logits are the model's own, and
+gives None where they are not, where hooks are in the way, and where attention is local.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from induction_lens.models.classes import is_bridge
+from induction_lens.models.hooks import (
+    HookFunction,
+    InterventionError,
+    Model,
+    hook_name,
+    installed,
+    running,
+    untyped,
+)
+from induction_lens.models.passes import Stop, logits_at, run_until, unembedder
+from induction_lens.models.rotary import rotate, rotate_halves, rotation
+
+_CHECKED = 128  # tokens on which a stream is compared with the model
+
+
+@dataclass(frozen=True)
+class AttentionInputs:
+    """What a layer's attention is computed from; positions are already in queries and keys."""
+
+    query: Float[Tensor, "batch pos head d_head"]
+    """Queries."""
+    key: Float[Tensor, "batch pos kv_head d_head"]
+    """Keys."""
+    value: Float[Tensor, "batch pos kv_head d_head"]
+    """Values."""
+
+
+class Stream:
+    """The layers of a model, one at a time; made by `streaming`."""
+
+    def __init__(self, model: Model, sites: tuple[str, str, str]) -> None:
+        """Take the model apart; `sites`: where its queries, keys and values are seen."""
+        self._model = untyped(model)
+        self._sites = sites
+        self._seen: dict[str, Tensor] = {}
+        self._call: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+        self._outputs: dict[int, tuple[Tensor, Tensor]] = {}
+        self._unembed = unembedder(model)
+        self.n_layers: int = self._model.cfg.n_layers
+        """Layers of the model."""
+
+    def hooks(self) -> list[tuple[str, HookFunction]]:
+        """The hooks that stop each block, for the life of the stream."""
+
+        def on(site: str) -> HookFunction:
+            def hook(activation: Tensor) -> None:
+                self._seen[site] = activation
+                if len(self._seen) == len(self._sites):
+                    raise Stop
+
+            return hook
+
+        return [
+            (f"blocks.{layer}.attn.{site}", on(site))
+            for layer in range(self.n_layers)
+            for site in self._sites
+        ]
+
+    def enter(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+        """The residual stream that enters the first layer."""
+        entered: list[Tensor] = []
+
+        def keep_call(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            entered.append(args[0])
+            rest, named = (
+                args[1:],
+                {**kwargs, "use_cache": False} if "use_cache" in kwargs else kwargs,
+            )
+            self._call = tuple(map(_forget, rest)), {k: _forget(v) for k, v in named.items()}
+            raise Stop
+
+        handle = self._model.blocks[0].register_forward_pre_hook(keep_call, with_kwargs=True)
+        try:
+            with suppress(Stop):
+                self._model(tokens)
+        finally:
+            handle.remove()
+        return entered[0]
+
+    @property
+    def stacks(self) -> bool:
+        """Whether blocks can be called with another number of sequences than they entered with."""
+        rest, named = self._call
+        return not any(isinstance(value, Tensor) for value in (*rest, *named.values()))
+
+    def attention_inputs(
+        self, layer: int, residual: Float[Tensor, "batch pos d_model"]
+    ) -> AttentionInputs:
+        """Queries, keys and values of a layer, from the residual stream that enters it."""
+        self._seen.clear()
+        rest, named = self._call
+        with suppress(Stop):
+            self._model.blocks[layer](residual, *rest, **named)
+        query, key, value = (self._seen[site] for site in self._sites)
+        assert query.shape[1] == key.shape[1] == residual.shape[1]
+        return AttentionInputs(*self._located(query, key), value)
+
+    def _located(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys with their positions in them, on bridges that rotate out of sight."""
+        angles = self._call[1].get("position_embeddings")
+        config = getattr(self._model, "toy_config", None)
+        if "hook_rot_q" in self._sites or not is_bridge(self._model):
+            return query, key
+        if angles is not None:  # Hugging Face: cosines and sines, for halves of the head
+            return rotate_halves(query, angles), rotate_halves(key, angles)
+        if getattr(config, "positions", None) == "rotary":
+            by = rotation(query.shape[1], query.shape[-1], query.device)
+            return rotate(query, by), rotate(key, by)
+        return query, key
+
+    def scale(self, layer: int) -> float:
+        """What attention scores are multiplied with."""
+        attention = self._model.blocks[layer].attn
+        divisor = getattr(attention, "attn_scale", None)
+        return 1 / float(divisor if divisor is not None else self._model.cfg.d_head**0.5)
+
+    def attend(
+        self, layer: int, inputs: AttentionInputs, positions: Sequence[int] | None = None
+    ) -> Float[Tensor, "batch read_pos head d_head"]:
+        """The heads' outputs `z`, at all positions or at some."""
+        query, key, value = inputs.query, inputs.key, inputs.value
+        groups = query.shape[2] // key.shape[2]
+        if groups > 1:  # grouped-query: consecutive query heads share a key head
+            key, value = (x.repeat_interleave(groups, dim=2) for x in (key, value))
+        mask = None
+        if positions is not None:
+            at = torch.tensor(list(positions), device=query.device)
+            query = query[:, at]
+            mask = torch.arange(key.shape[1], device=query.device)[None, :] <= at[:, None]
+        z = F.scaled_dot_product_attention(
+            query.transpose(1, 2),
+            key.transpose(1, 2),
+            value.transpose(1, 2),
+            attn_mask=mask,
+            is_causal=mask is None,
+            scale=self.scale(layer),
+        )
+        return z.transpose(1, 2)
+
+    def attention_out(
+        self, layer: int, z: Float[Tensor, "batch read_pos head d_head"]
+    ) -> Float[Tensor, "batch read_pos d_model"]:
+        """What attention adds to the residual stream."""
+        _, bias = self._output(layer)
+        return self.change(layer, z, list(range(z.shape[2]))) + bias
+
+    def change(
+        self, layer: int, z: Float[Tensor, "batch read_pos chosen d_head"], heads: list[int]
+    ) -> Float[Tensor, "batch read_pos d_model"]:
+        """What some heads' outputs add to the residual stream, the bias left out."""
+        weight, _ = self._output(layer)
+        chosen = weight if len(heads) == len(weight) else weight[heads]
+        return z.flatten(2) @ chosen.flatten(0, 1)
+
+    def _output(self, layer: int) -> tuple[Tensor, Tensor]:
+        if layer not in self._outputs:  # bridges make them anew on every access
+            attention = self._model.blocks[layer].attn
+            weight, bias = attention.W_O.detach().contiguous(), attention.b_O
+            none = weight.new_zeros(weight.shape[-1])
+            self._outputs[layer] = weight, none if bias is None else bias.detach()
+        return self._outputs[layer]
+
+    def after_attention(
+        self,
+        layer: int,
+        before: Float[Tensor, "batch read_pos d_model"],
+        middle: Float[Tensor, "batch read_pos d_model"],
+    ) -> Float[Tensor, "batch read_pos d_model"]:
+        """The residual stream that leaves a layer, from those before and after its attention."""
+        block, cfg = self._model.blocks[layer], self._model.cfg
+        if getattr(cfg, "attn_only", False):
+            return middle
+        parallel = getattr(cfg, "parallel_attn_mlp", False)
+        return middle + block.mlp(block.ln2(before if parallel else middle))
+
+    def final_norm(
+        self, residual: Float[Tensor, "batch read_pos d_model"]
+    ) -> Float[Tensor, "batch read_pos d_model"]:
+        """What is unembedded."""
+        return self._model.ln_final(residual)
+
+    def unembed(
+        self, final: Float[Tensor, "batch read_pos d_model"]
+    ) -> Float[Tensor, "batch read_pos d_vocab"]:
+        """Logits."""
+        return self._unembed(final)
+
+
+@contextmanager
+def streaming(model: Model, tokens: Int[Tensor, "batch pos"]) -> Iterator[Stream | None]:
+    """The model taken apart, for sequences of this length, or None where it cannot be.
+
+    Gradients and dropout are off inside the block, and the model itself cannot be called.
+    """
+    with running(model):
+        local = tokens.shape[1] > _window(model)
+        stream = None if local else _checked_stream(model, tokens[:1, :_CHECKED])
+        if stream is None:
+            yield None
+            return
+        with installed(model, stream.hooks(), all_fire=False):
+            yield stream
+
+
+def _window(model: Model) -> int:
+    """How far back attention reaches at least, in tokens, in every layer."""
+    cfg = model.cfg
+    config = getattr(getattr(model, "original_model", None), "config", None)
+    windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    if getattr(cfg, "use_local_attn", False):
+        windows.append(cfg.window_size)
+    return min((w for w in windows if isinstance(w, int)), default=sys.maxsize)
+
+
+def _checked_stream(model: Model, tokens: Tensor) -> Stream | None:
+    """A stream that gives the model's own logits on these tokens, if there is one."""
+    sites = _sites(model, tokens)
+    if sites is None:
+        return None
+    stream, positions = Stream(model, sites), _spread(tokens.shape[1])
+    expected = logits_at(model, tokens, positions).float()
+    try:
+        with installed(model, stream.hooks(), all_fire=False):
+            logits = _logits(stream, tokens, positions).float()
+    except (
+        AssertionError,
+        AttributeError,
+        IndexError,
+        KeyError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ):
+        return None  # put together in another way: the model's own forward pass serves
+    dtype = next(untyped(model).parameters()).dtype
+    precise = dtype in (torch.float32, torch.float64)
+    bound = (1e-4 if precise else 3e-2) * max(1.0, float(expected.abs().max()))
+    same = logits.shape == expected.shape and bool(((logits - expected).abs() <= bound).all())
+    return stream if same else None
+
+
+def _forget(value: Any) -> Any:
+    """None for a cache of keys: blocks are called more than once, each time from nothing."""
+    return None if hasattr(value, "get_seq_length") else value
+
+
+def _sites(model: Model, tokens: Tensor) -> tuple[str, str, str] | None:
+    """Where queries and keys that know their positions, and values, are seen; None if nowhere."""
+    points = model.hook_dict
+    if any(not handle.is_permanent for point in points.values() for handle in point.fwd_hooks):
+        return None  # a caller's hook may look at, or write, what a stream leaves out
+    for query, key in (("hook_rot_q", "hook_rot_k"), ("hook_q", "hook_k")):
+        names = [f"blocks.0.attn.{site}" for site in (query, key, "hook_v")]
+        if not all(name in points for name in names):
+            continue
+        try:
+            with installed(model, [(name, lambda activation: None) for name in names]):
+                run_until(model, tokens[:, :2], hook_name("resid_post", 0))
+        except InterventionError:  # rotated ones exist on some bridges, but are never seen
+            continue
+        return query, key, "hook_v"
+    return None
+
+
+def _spread(n: int) -> list[int]:
+    """About sixteen positions, the last one included."""
+    return sorted({*range(0, n, max(1, n // 16)), n - 1})
+
+
+def _logits(stream: Stream, tokens: Tensor, positions: list[int]) -> Tensor:
+    residual = stream.enter(tokens)
+    for layer in range(stream.n_layers):
+        z = stream.attend(layer, stream.attention_inputs(layer, residual))
+        middle = residual + stream.attention_out(layer, z)
+        residual = stream.after_attention(layer, residual, middle)
+    return stream.unembed(stream.final_norm(residual[:, positions]))

@@ -1,0 +1,229 @@
+"""A model that is taken apart against the model itself."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from induction_lens import ablation, sweep
+from induction_lens.heads import Head
+from induction_lens.metrics import per_token_loss
+from induction_lens.models import (
+    HAS_HOOKED_TRANSFORMER,
+    hook_name,
+    losses_at,
+    rotate_halves,
+    streaming,
+    toy_weights,
+    unembedded_losses,
+)
+from induction_lens.toy import ToyConfig, build_toy
+from tests.hf_folders import hugging_face_model
+
+TOKENS = torch.randint(1, 53, (5, 23), generator=torch.Generator().manual_seed(0))
+TOYS = [
+    (implementation, positions, attn_only)
+    for implementation in ["hooked"] * HAS_HOOKED_TRANSFORMER + ["bridge"]
+    for positions in ["rotary", "standard"] + ["shortformer"] * (implementation == "hooked")
+    for attn_only in (True, False)
+]
+HUGGING_FACE = ["gpt2", "llama", "neox"]
+
+
+def _toy(implementation, positions="rotary", attn_only=True):
+    config = ToyConfig(
+        n_layers=3,
+        d_model=30,
+        n_heads=5,
+        d_head=14,
+        d_vocab=53,
+        n_ctx=61,
+        smeared_keys=True,
+        positions=positions,
+        attn_only=attn_only,
+    )
+    model = build_toy(config, implementation=implementation, device="cpu")
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():  # biases of zero would hide that one is forgotten
+        for name, weight in toy_weights(model).items():
+            if ".b_" in name or name.endswith("smear"):
+                weight.copy_(torch.randn(weight.shape, generator=generator))
+    return model
+
+
+def _cached(model, site, layer):
+    kept = []
+    point = model.hook_dict[hook_name(site, layer)]
+    point.add_hook(lambda activation, hook: kept.append(activation.detach()))
+    with torch.no_grad():
+        model(TOKENS)
+    point.remove_hooks()
+    if site == "k":  # the smeared keys' own hook is permanent, and stays
+        assert point.fwd_hooks
+    return kept[0]
+
+
+@pytest.mark.parametrize("which", TOYS + HUGGING_FACE, ids=str)
+def test_a_stream_computes_what_the_model_computes(which):
+    model = hugging_face_model(which) if isinstance(which, str) else _toy(*which)
+    n_layers = model.cfg.n_layers
+    z_of_model = [_cached(model, "z", layer) for layer in range(n_layers)]
+    before = [_cached(model, "resid_pre", layer) for layer in range(n_layers)]
+    with torch.no_grad():
+        logits = model(TOKENS)
+    with streaming(model, TOKENS) as stream:
+        assert stream is not None
+        residual = stream.enter(TOKENS)
+        for layer in range(n_layers):
+            assert torch.allclose(residual, before[layer], atol=1e-5)
+            inputs = stream.attention_inputs(layer, residual)
+            z, some = stream.attend(layer, inputs), stream.attend(layer, inputs, [3, 17])
+            assert torch.allclose(z, z_of_model[layer], atol=1e-5)
+            assert torch.allclose(some, z_of_model[layer][:, [3, 17]], atol=1e-5)
+            middle = residual + stream.attention_out(layer, z)
+            residual = stream.after_attention(layer, residual, middle)
+        found = stream.unembed(stream.final_norm(residual))
+    assert torch.allclose(found, logits, atol=3e-5)
+    with torch.no_grad():  # and nothing is left behind
+        assert torch.equal(model(TOKENS), logits)
+
+
+def test_what_a_head_adds_is_the_change_of_the_residual_stream(implementation):
+    model = _toy(implementation)
+    with streaming(model, TOKENS) as stream:
+        residual = stream.enter(TOKENS)
+        z = stream.attend(0, stream.attention_inputs(0, residual))
+        whole = stream.attention_out(0, z)
+        without = z.clone()
+        without[:, :, [1, 4]] = 0
+        change = stream.change(0, -z[:, :, [1, 4]], [1, 4])
+        assert torch.allclose(stream.attention_out(0, without), whole + change, atol=1e-5)
+        assert change.abs().max() > 0.1
+
+
+def test_a_callers_hook_is_never_left_out(implementation):
+    """The caller doubles a pattern: what is measured has to be the model with that hook."""
+    model = _toy(implementation)
+    options = dict(method="zero", early=4, late=17, progress=False)
+    plain = ablation.ablate_each_head(model, TOKENS, **options)
+    point = model.hook_dict[hook_name("z", 1)]
+    point.add_hook(lambda z, hook: 2 * z)
+    with streaming(model, TOKENS) as stream:
+        assert stream is None
+    hooked = ablation.ablate_each_head(model, TOKENS, **options)
+    losses = per_token_loss(model, TOKENS)
+    point.remove_hooks()
+    assert not torch.allclose(plain.values, hooked.values, atol=1e-2)
+    assert not torch.allclose(losses[:, 1:], per_token_loss(model, TOKENS)[:, 1:], atol=1e-2)
+
+
+def test_a_model_that_is_put_together_in_another_way_is_run_in_whole(implementation):
+    model = _toy(implementation)
+    jobs = [sweep.Job((Head(0, 1),), "mean"), sweep.Job((Head(2, 3),), "pattern-preserving")]
+    before, _ = sweep.knockout_losses(model, jobs, TOKENS, progress=False)
+
+    def doubled(module, inputs, output):
+        return 2 * output if isinstance(output, torch.Tensor) else (2 * output[0], *output[1:])
+
+    handle = model.blocks[1].register_forward_hook(doubled)
+    with streaming(model, TOKENS) as stream:
+        assert stream is None
+    with torch.no_grad():
+        logits = model(TOKENS)
+    clean, _ = sweep.knockout_losses(model, jobs, TOKENS, progress=False)
+    handle.remove()
+    naive = -logits.log_softmax(-1)[:, :-1].gather(-1, TOKENS[:, 1:, None])[..., 0]
+    assert torch.allclose(clean[:, 1:], naive, atol=1e-5)
+    assert not torch.allclose(clean[:, 1:], before[:, 1:], atol=1e-2)
+
+
+@pytest.mark.parametrize("where", ["bridge", "hooked"])
+def test_local_attention_is_run_in_whole(where):
+    if where == "hooked" and HAS_HOOKED_TRANSFORMER:
+        model = _toy("hooked")
+        model.cfg.use_local_attn, model.cfg.window_size = True, 23
+        restore = lambda: setattr(model.cfg, "use_local_attn", False)  # noqa: E731
+    else:
+        model = hugging_face_model("llama")
+        config = model.original_model.config
+        config.sliding_window = 23
+        restore = lambda: delattr(config, "sliding_window")  # noqa: E731
+    try:
+        with streaming(model, TOKENS) as stream:
+            assert stream is not None  # 23 tokens are within the window
+        with streaming(model, torch.cat([TOKENS, TOKENS], dim=1)) as stream:
+            assert stream is None
+    finally:
+        restore()
+
+
+def test_rotation_by_halves_is_hugging_faces():
+    from transformers.models.gpt_neox.modeling_gpt_neox import apply_rotary_pos_emb
+
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(2, 7, 3, 16, generator=generator)
+    angles = torch.randn(1, 7, 4, generator=generator).repeat(1, 1, 2)
+    by = (angles.cos(), angles.sin())
+    theirs, _ = apply_rotary_pos_emb(query.transpose(1, 2), query.transpose(1, 2), *by)
+    assert torch.allclose(rotate_halves(query, by), theirs.transpose(1, 2), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["toy", *HUGGING_FACE])
+def test_losses_where_they_are_read_are_those_of_the_whole_pass(name, implementation, monkeypatch):
+    model = _toy(implementation) if name == "toy" else hugging_face_model(name)
+    monkeypatch.setattr("induction_lens.models.passes._LOGITS_BYTES", 4 * 311 * 3)  # many pieces
+    with torch.no_grad():
+        logits = model(TOKENS)
+        losses = losses_at(model, TOKENS, [17, 4, 1])
+    for column, position in enumerate([17, 4, 1]):
+        for row in range(5):
+            log_p = logits[row, position - 1].double().log_softmax(0)
+            expected = -log_p[TOKENS[row, position]].item()
+            assert losses[row, column].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_logits_that_are_capped_after_the_unembedding_are_found_out(implementation):
+    """A product with W_U would leave the cap out."""
+    model = _toy(implementation)
+    original = model.forward
+
+    def capped(*args, **kwargs):
+        return 2 * torch.tanh(original(*args, **kwargs) / 2)
+
+    model.forward = capped
+    with torch.no_grad():
+        logits = model(TOKENS)
+        losses = losses_at(model, TOKENS, list(range(1, 23)))
+    del model.forward
+    naive = -logits.log_softmax(-1)[:, :-1].gather(-1, TOKENS[:, 1:, None])[..., 0]
+    assert torch.allclose(losses, naive, atol=1e-5)
+
+
+def test_pieces_are_no_larger_than_the_budget(monkeypatch):
+    monkeypatch.setattr("induction_lens.models.passes._LOGITS_BYTES", 4 * 31 * 6)
+    sizes = []
+
+    def unembed(final):
+        sizes.append(final.shape[:-1].numel())
+        return final @ torch.ones(3, 31)
+
+    final = torch.randn(4, 5, 3)
+    losses = unembedded_losses(unembed, final, torch.zeros(4, 5, dtype=torch.long))
+    assert sizes == [1, 6, 6, 6, 2]
+    assert torch.allclose(losses, torch.full((4, 5), 31.0).log(), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["toy", "gpt2", "llama"])
+def test_knockouts_that_go_together_are_those_that_go_alone(name, implementation, monkeypatch):
+    model = _toy(implementation) if name == "toy" else hugging_face_model(name)
+    heads = [Head(layer, head) for layer in range(model.cfg.n_layers) for head in (0, 2)]
+    methods = ("zero", "mean", "resample", "pattern-preserving")
+    jobs = [sweep.Job((head,), method, (5, 9, 21)) for method in methods for head in heads]
+    jobs.append(sweep.Job(tuple(heads), "pattern-preserving", (5, 9, 21)))
+    found = []
+    for n_positions in (1, 10**6):
+        monkeypatch.setattr(sweep, "positions_for", lambda model, n=n_positions: n)
+        found.append(sweep.knockout_losses(model, jobs, TOKENS[:3], progress=False)[1])
+    read = [5, 9, 21]
+    assert torch.allclose(found[0][..., read], found[1][..., read], atol=1e-5)
+    assert found[0][..., read].isfinite().all()
