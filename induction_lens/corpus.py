@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -63,13 +64,19 @@ def python_files(
     folders = _default_roots(origin) if roots is None else [Path(root) for root in roots]
     found: dict[str, SourceFile] = {}
     for folder in folders:
-        for path in folder.rglob("*.py"):
-            inside = path.relative_to(folder)
-            if {"site-packages", "dist-packages", "__pycache__"} & set(inside.parts):
-                continue
+        for path in _python_paths(folder):
             if path.is_file() and path.stat().st_size <= MAX_BYTES:
-                found.setdefault(inside.as_posix(), SourceFile(inside.as_posix(), path))
+                inside = path.relative_to(folder).as_posix()
+                found.setdefault(inside, SourceFile(inside, path))
     return sorted(found.values())
+
+
+def _python_paths(folder: Path) -> Iterator[Path]:
+    """Paths that end in .py, without a look into the packages that lie in a standard library."""
+    for where, folders, names in os.walk(folder):
+        skipped = {"site-packages", "dist-packages", "__pycache__"}
+        folders[:] = [name for name in folders if name not in skipped]
+        yield from (Path(where, name) for name in names if name.endswith(".py"))
 
 
 def _default_roots(origin: str) -> list[Path]:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
@@ -80,43 +81,61 @@ def checked_method(method: str) -> Method:
     )
 
 
+@dataclass(frozen=True)
+class Outputs:
+    """Clean outputs `z` of some heads on a set of sequences."""
+
+    heads: ByLayer
+    """Whose: head indices by layer."""
+    means: Mapping[int, Float[Tensor, "pos head d_head"]]
+    """By layer: their mean over sequences at every position."""
+    each: Mapping[int, Float[Tensor, "batch pos head d_head"]]
+    """By layer: those of every sequence, where they were kept."""
+
+    def of(self, heads: ByLayer) -> Outputs:
+        """The same for fewer heads."""
+        index = {n: [self.heads[n].index(head) for head in chosen] for n, chosen in heads.items()}
+        return Outputs(
+            heads,
+            {layer: self.means[layer][:, chosen] for layer, chosen in index.items()},
+            {n: self.each[n][:, :, chosen] for n, chosen in index.items() if n in self.each},
+        )
+
+
 def keep_outputs(
     model: Model,
     heads: ByLayer,
     reference: Int[Tensor, "reference_batch reference_pos"],
     *,
-    mean: bool = False,
+    each: bool,
     batch_size: int | None = None,
     progress: str | None = None,
-) -> dict[int, Float[Tensor, "*batch pos head d_head"]]:
-    """The clean outputs `z` of some heads on a set of sequences, by layer, on the CPU.
+) -> Outputs:
+    """The clean outputs `z` of some heads on a set of sequences, on the CPU.
 
     Args:
         model: a hooked model.
         heads: head indices by layer.
         reference: the sequences.
-        mean: keep the mean over sequences alone, at every position, which needs no more memory
-            for more sequences.
+        each: keep those of every sequence too, not their mean alone.
         batch_size: sequences per forward pass; None chooses by a memory budget.
         progress: title of a progress bar.
     """
     check_tokens(model, reference)
-    last = max(heads)
     kept: dict[int, list[Tensor]] = {layer: [] for layer in heads}
+    sums: dict[int, Tensor] = {}
     with streaming(model, reference[:1].to(device_of(model))) as stream:
         fitting = batch_size_for(model, reference.shape[1], fused=stream is not None)
         for rows in batches(len(reference), batch_size or fitting, progress=progress):
-            outputs = _outputs(model, stream, last, reference[rows].to(device_of(model)))
+            outputs = _outputs(model, stream, max(heads), reference[rows].to(device_of(model)))
             for layer, chosen in heads.items():
-                z = outputs[layer][:, :, chosen].cpu()
-                parts = kept[layer]
-                if mean and parts:
-                    parts[0] += z.double().sum(0)
-                else:
-                    parts.append(z.double().sum(0) if mean else z)
-    if mean:
-        return {layer: (total / len(reference)).float() for layer, [total] in kept.items()}
-    return {layer: torch.cat(parts) for layer, parts in kept.items()}
+                z = outputs[layer][:, :, chosen]
+                part = z.sum(0).double().cpu()
+                sums[layer] = sums[layer] + part if layer in sums else part
+                if each:
+                    kept[layer].append(z.cpu())
+    means = {layer: (total / len(reference)).float() for layer, total in sums.items()}
+    return Outputs(heads, means, {n: torch.cat(parts) for n, parts in kept.items() if parts})
 
 
 def _outputs(model: Model, stream: Stream | None, last: int, batch: Tensor) -> Mapping[int, Tensor]:
@@ -129,8 +148,9 @@ def _outputs(model: Model, stream: Stream | None, last: int, batch: Tensor) -> M
     residual = stream.enter(batch)
     for layer in range(last + 1):
         outputs[layer] = stream.attend(layer, stream.attention_inputs(layer, residual))
-        middle = residual + stream.attention_out(layer, outputs[layer])
-        residual = stream.after_attention(layer, residual, middle)
+        if layer < last:
+            middle = residual + stream.attention_out(layer, outputs[layer])
+            residual = stream.after_attention(layer, residual, middle)
     return outputs
 
 
@@ -196,11 +216,11 @@ class Knockout:
         heads: Sequence[Head],
         method: Method,
         *,
-        outputs: Mapping[int, Tensor] | None = None,
+        outputs: Outputs | None = None,
         per_position: bool = False,
         seed: int = 0,
     ) -> None:
-        """Prepare; `outputs` are those of `keep_outputs` for `resample`, their mean for `mean`."""
+        """Prepare; `outputs`: of these heads, from `keep_outputs`, for `mean` and `resample`."""
         self.model, self.method, self.heads = model, method, by_layer(heads)
         self._patterns: Mapping[int, Tensor] = {}
         self._values: dict[int, Tensor] = {}
@@ -208,7 +228,9 @@ class Knockout:
             assert outputs is not None
             mean = method == "mean"
             self._replace = (
-                _mean(outputs, per_position=per_position) if mean else _resample(outputs, seed=seed)
+                _mean(outputs.means, per_position=per_position)
+                if mean
+                else _resample(outputs.each, seed=seed)
             )
         else:
             self._replace = _zero
@@ -316,7 +338,7 @@ def knocked_out(
                 f"expected a reference for method {method!r}, got none; pass the sequences to take "
                 "the heads' usual output from, such as reference=text"
             )
-        outputs = keep_outputs(model, grouped, reference, mean=method == "mean")
+        outputs = keep_outputs(model, grouped, reference, each=method == "resample")
     prove_writes_land(model, list(grouped), vocabulary=sizes.d_vocab)
     knockout = Knockout(
         model, parsed, method, outputs=outputs, per_position=per_position, seed=seed

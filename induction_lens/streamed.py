@@ -131,8 +131,11 @@ def _from_first_layer(clean: CleanPass, knockouts: list[Knockout], read: list[in
     z, before, middle = clean.outputs[layer], clean.before[layer], clean.middle[layer]
     positions = range(clean.n_pos)
     if layer == clean.last:  # what was kept is at clean.read
-        kept = [clean.read.index(position) for position in read]
-        z, before, middle, positions = z[:, kept], before[:, kept], middle[:, kept], read
+        positions = read
+    if layer == clean.last and read != clean.read:
+        place = {position: index for index, position in enumerate(clean.read)}
+        kept = [place[position] for position in read]
+        z, before, middle = z[:, kept], before[:, kept], middle[:, kept]
     changed = []
     for knockout in knockouts:
         heads = knockout.heads.get(layer, [])

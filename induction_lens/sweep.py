@@ -5,13 +5,15 @@
    knock-out there starts from (`streamed`). It ends at the last position that is read.
 3. A knock-out changes the output of attention at its first layer, and runs from there; its last
    layer is computed only where it is read, and so are the logits.
-4. A model that cannot be taken apart (`models.streaming`) is run in whole, with hooks.
+4. After the last layer no attention can change: there pattern-preserving ablation is zero
+   ablation, and equal knock-outs are run once.
+5. A model that cannot be taken apart (`models.streaming`) is run in whole, with hooks.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from induction_lens.heads import Head
-from induction_lens.knockout import Knockout, Method, by_layer, keep_outputs
+from induction_lens.knockout import Knockout, Method, Outputs, by_layer, keep_outputs
 from induction_lens.metrics import batch_loss, batches, not_finite, progress_bar
 from induction_lens.models import (
     Model,
@@ -83,21 +85,17 @@ def knockout_losses(
     check_tokens(model, tokens)
     touched = by_layer({head for job in jobs for head in job.heads})
     prove_writes_land(model, list(touched), vocabulary=shape(model).d_vocab)
-    source = tokens if reference is None else reference
-    lent = _lend(model, jobs, source, batch_size=batch_size, progress=progress)
-    knockouts = [
-        Knockout(
-            model,
-            job.heads,
-            job.method,
-            outputs=_of_heads(*lent[job.method], by_layer(job.heads))
-            if job.method in lent
-            else None,
-            per_position=per_position,
-            seed=seed,
-        )
-        for job in jobs
-    ]
+    asked, last_layer = jobs, shape(model).n_layers - 1
+    jobs = list(dict.fromkeys(_simplest(job, last_layer) for job in asked))
+    knockouts = _prepared(
+        model,
+        jobs,
+        tokens if reference is None else reference,
+        per_position=per_position,
+        seed=seed,
+        batch_size=batch_size,
+        progress="head outputs" if progress else None,
+    )
     everywhere = list(range(1, tokens.shape[1]))
     wanted = [everywhere if job.positions is None else sorted(job.positions) for job in jobs]
     losses = torch.full((1 + len(jobs), *tokens.shape), math.nan)
@@ -118,7 +116,50 @@ def knockout_losses(
                 done(len(indices) * len(batch))
     for batch in failed:  # the model cannot be run while it is taken apart
         raise not_finite(model, batch)
-    return losses[0], losses[1:]
+    return losses[0], losses[[1 + jobs.index(_simplest(job, last_layer)) for job in asked]]
+
+
+def _simplest(job: Job, last_layer: int) -> Job:
+    """The same knock-out by zero ablation, where there is no later attention to preserve."""
+    late = all(head.layer == last_layer for head in job.heads)
+    if job.method == "pattern-preserving" and late:
+        return Job(job.heads, "zero", job.positions)
+    return job
+
+
+def _prepared(
+    model: Model,
+    jobs: Sequence[Job],
+    source: Int[Tensor, "reference_batch reference_pos"],
+    *,
+    per_position: bool,
+    seed: int,
+    batch_size: int | None,
+    progress: str | None,
+) -> list[Knockout]:
+    """The knock-outs, with what they take from the reference."""
+    borrowers = [job for job in jobs if job.method in ("mean", "resample")]
+    outputs = Outputs({}, {}, {})
+    if borrowers:
+        outputs = keep_outputs(
+            model,
+            by_layer({head for job in borrowers for head in job.heads}),
+            source,
+            each=any(job.method == "resample" for job in jobs),
+            batch_size=batch_size,
+            progress=progress,
+        )
+    return [
+        Knockout(
+            model,
+            job.heads,
+            job.method,
+            outputs=outputs.of(by_layer(job.heads)) if job in borrowers else None,
+            per_position=per_position,
+            seed=seed,
+        )
+        for job in jobs
+    ]
 
 
 # indices into the losses (0 is clean, job i is at i + 1), positions, and losses in nats
@@ -164,33 +205,3 @@ def _hooked(
         with running(model), installed(model, knockout.hooks(rows)):
             after = batch_loss(model, batch, read)
         yield [index + 1], read, after[None]
-
-
-def _lend(
-    model: Model, jobs: Sequence[Job], source: Tensor, *, batch_size: int | None, progress: bool
-) -> dict[Method, tuple[dict[int, list[int]], dict[int, Tensor]]]:
-    """By method: which heads write something that is taken from the reference, and that."""
-    lent: dict[Method, tuple[dict[int, list[int]], dict[int, Tensor]]] = {}
-    for method in ("mean", "resample"):
-        heads = by_layer({head for job in jobs if job.method == method for head in job.heads})
-        if heads:
-            outputs = keep_outputs(
-                model,
-                heads,
-                source,
-                mean=method == "mean",
-                batch_size=batch_size,
-                progress=f"head outputs ({method})" if progress else None,
-            )
-            lent[method] = heads, outputs
-    return lent
-
-
-def _of_heads(
-    kept: Mapping[int, list[int]], outputs: Mapping[int, Tensor], heads: Mapping[int, list[int]]
-) -> dict[int, Tensor]:
-    """The outputs of some of the heads that were kept."""
-    return {
-        layer: outputs[layer][..., [kept[layer].index(head) for head in chosen], :]
-        for layer, chosen in heads.items()
-    }

@@ -150,7 +150,7 @@ def test_batches_stay_within_the_memory_budget():
     for length in (10, 67):
         size = models.batch_size_for(model, length)
         per_sequence = 4 * length * 3 * 6 * length
-        assert size * per_sequence <= 96 * 2**20 < (size + 1) * per_sequence
+        assert size * per_sequence <= 48 * 2**20 < (size + 1) * per_sequence
     # fused: the widest activation, the MLP's 50, within 4 MiB
     assert models.positions_for(model) == 4 * 2**20 // (4 * 50)
     assert models.batch_size_for(model, 67, fused=True) == 4 * 2**20 // (4 * 50) // 67

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from induction_lens.detectors.attention import TargetMass
 from induction_lens.metrics import batches
-from induction_lens.models import Model, check_tokens, device_of, streaming
+from induction_lens.models import Model, batch_size_for, check_tokens, device_of, streaming
 
 
 def measure_streaming(
@@ -31,7 +31,8 @@ def measure_streaming(
                 f"{type(model).__name__} that cannot, or with hooks on it; remove the hooks, or "
                 'pass attention="pattern"'
             )
-        for rows in batches(len(tokens), batch_size or 1, progress=progress):
+        fitting = batch_size_for(model, tokens.shape[1], fused=True)
+        for rows in batches(len(tokens), batch_size or fitting, progress=progress):
             batch = tokens[rows].to(device_of(model))
             mass.begin(batch, rows)
             residual = stream.enter(batch)

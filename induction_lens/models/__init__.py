@@ -46,7 +46,7 @@ from induction_lens.models.native import (
 from induction_lens.models.passes import logits_at, losses_at, run_until, unembedded_losses
 from induction_lens.models.pretrained import best_device, is_model, load_pretrained
 from induction_lens.models.proof import prove_writes_land
-from induction_lens.models.rotary import rotate, rotate_halves, rotation
+from induction_lens.models.rotary import rotate, rotate_halves
 from induction_lens.models.stream import AttentionInputs, Stream, streaming
 
 __all__ = [
@@ -86,7 +86,6 @@ __all__ = [
     "prove_writes_land",
     "rotate",
     "rotate_halves",
-    "rotation",
     "run_until",
     "running",
     "shape",

@@ -20,9 +20,10 @@ from induction_lens.models.hooks import (
 )
 from induction_lens.models.native import toy_weights
 
-# Larger tensors are returned to the system after every operation, and page faults then take as
-# long as the arithmetic.
-_BATCH_BUDGET_BYTES = 96 * 2**20
+# Patterns of 16 MiB: larger tensors go back to the system when they are freed, and page faults then
+# take as long as the arithmetic (on two cores, 32 MiB took 1.9 times as long). Accelerators keep
+# their memory.
+_PATTERNS_ON_CPU, _PATTERNS_ELSEWHERE = 48 * 2**20, 2**30
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,8 @@ def batch_size_for(model: Model, seq_len: int, *, fused: bool = False) -> int:
     if fused:
         return max(1, positions_for(model) // seq_len)
     per_sequence = 4 * seq_len * 3 * shape(model).n_heads * seq_len
-    return max(1, _BATCH_BUDGET_BYTES // per_sequence)
+    on_cpu = device_of(model).type == "cpu"
+    return max(1, (_PATTERNS_ON_CPU if on_cpu else _PATTERNS_ELSEWHERE) // per_sequence)
 
 
 def positions_for(model: Model) -> int:

@@ -7,24 +7,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def rotation(
-    n_pos: int, d_head: int, device: torch.device
-) -> tuple[Float[Tensor, "pos 1 pair"], Float[Tensor, "pos 1 pair"]]:
-    """Cosines and sines of the rotary angles, base 10000."""
-    rates = 1.0 / 10000 ** (torch.arange(0, d_head, 2, device=device).float() / d_head)
-    angles = torch.outer(torch.arange(n_pos, device=device).float(), rates)[:, None]
-    return angles.cos(), angles.sin()
-
-
-def rotate(
-    x: Float[Tensor, "batch pos head d_head"],
-    by: tuple[Float[Tensor, "pos 1 pair"], Float[Tensor, "pos 1 pair"]],
-) -> Float[Tensor, "batch pos head d_head"]:
-    """Turn each adjacent pair of a head's coordinates by its position's angle."""
-    cos, sin = (part.to(x.dtype) for part in by)
-    first, second = x[..., 0::2], x[..., 1::2]
-    turned = (first * cos - second * sin, second * cos + first * sin)
-    return torch.stack(turned, dim=-1).flatten(-2)
+def rotate(x: Float[Tensor, "batch pos head d_head"]) -> Float[Tensor, "batch pos head d_head"]:
+    """Turn each adjacent pair of a head's coordinates by its position's angle, base 10000."""
+    n_pos, d_head = x.shape[1], x.shape[-1]
+    rates = 1.0 / 10000 ** (torch.arange(0, d_head, 2, device=x.device).float() / d_head)
+    angles = torch.outer(torch.arange(n_pos, device=x.device).float(), rates)[:, None]
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    turned = pairs * torch.polar(torch.ones_like(angles), angles)
+    return torch.view_as_real(turned).flatten(-2).to(x.dtype)
 
 
 def rotate_halves(

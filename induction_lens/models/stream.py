@@ -1,8 +1,10 @@
 """A forward pass taken apart: layer by layer, with fused attention and no pattern in memory.
 
 1. `enter`: the model runs its own code up to its first block, and we keep how it calls blocks.
-2. `attention_inputs`: a block is called with a residual stream and stopped as soon as its queries,
-   keys and values are there, as the model's own code makes them (rotations, smeared keys).
+2. `attention_inputs`: a layer's queries, keys and values, in one of two ways. Where that gives the
+   same logits, they are projected at once from the normed residual stream, and go through the
+   model's hook points (smeared keys) and rotation. Otherwise the block is called and stopped as
+   soon as they are there.
 3. `attend`: fused attention from these, at all positions or only where it is read.
 4. `attention_out`, `after_attention`, `final_norm`, `unembed`: `W_O`, and the model's own modules.
 
@@ -24,7 +26,6 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from induction_lens.models.classes import is_bridge
 from induction_lens.models.hooks import (
     HookFunction,
     InterventionError,
@@ -35,9 +36,18 @@ from induction_lens.models.hooks import (
     untyped,
 )
 from induction_lens.models.passes import Stop, logits_at, run_until, unembedder
-from induction_lens.models.rotary import rotate, rotate_halves, rotation
+from induction_lens.models.rotary import rotate, rotate_halves
 
 _CHECKED = 128  # tokens on which a stream is compared with the model
+_PUT_TOGETHER_IN_ANOTHER_WAY = (
+    AssertionError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True)
@@ -55,10 +65,13 @@ class AttentionInputs:
 class Stream:
     """The layers of a model, one at a time; made by `streaming`."""
 
-    def __init__(self, model: Model, sites: tuple[str, str, str]) -> None:
-        """Take the model apart; `sites`: where its queries, keys and values are seen."""
+    def __init__(self, model: Model, sites: tuple[str, str, str] | None) -> None:
+        """Take the model apart; `sites`: where queries, keys and values are seen when a block is
+        called; None projects them here."""
         self._model = untyped(model)
+        self._points = model.hook_dict
         self._sites = sites
+        self._projections: dict[int, tuple[Tensor, Tensor, list[int]]] = {}
         self._seen: dict[str, Tensor] = {}
         self._call: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
         self._outputs: dict[int, tuple[Tensor, Tensor]] = {}
@@ -68,11 +81,12 @@ class Stream:
 
     def hooks(self) -> list[tuple[str, HookFunction]]:
         """The hooks that stop each block, for the life of the stream."""
+        sites = self._sites or ()
 
         def on(site: str) -> HookFunction:
             def hook(activation: Tensor) -> None:
                 self._seen[site] = activation
-                if len(self._seen) == len(self._sites):
+                if len(self._seen) == len(sites):
                     raise Stop
 
             return hook
@@ -80,7 +94,7 @@ class Stream:
         return [
             (f"blocks.{layer}.attn.{site}", on(site))
             for layer in range(self.n_layers)
-            for site in self._sites
+            for site in sites
         ]
 
     def enter(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
@@ -114,25 +128,39 @@ class Stream:
         self, layer: int, residual: Float[Tensor, "batch pos d_model"]
     ) -> AttentionInputs:
         """Queries, keys and values of a layer, from the residual stream that enters it."""
+        if self._sites is None:
+            return self._projected(layer, residual)
         self._seen.clear()
         rest, named = self._call
         with suppress(Stop):
             self._model.blocks[layer](residual, *rest, **named)
         query, key, value = (self._seen[site] for site in self._sites)
         assert query.shape[1] == key.shape[1] == residual.shape[1]
+        if self._sites[0] == "hook_q":
+            query, key = self._located(query, key)
+        return AttentionInputs(query, key, value)
+
+    def _projected(self, layer: int, residual: Tensor) -> AttentionInputs:
+        if layer not in self._projections:
+            self._projections[layer] = _projection(self._model.blocks[layer].attn)
+        weight, bias, sizes = self._projections[layer]
+        normal = self._model.blocks[layer].ln1(residual)
+        projected = torch.addmm(bias, normal.flatten(0, 1), weight).unflatten(0, normal.shape[:2])
+        parts = projected.unflatten(-1, (-1, self._model.cfg.d_head)).split(sizes, dim=2)
+        query, key, value = (
+            self._points[f"blocks.{layer}.attn.hook_{name}"](part)
+            for name, part in zip("qkv", parts, strict=True)
+        )
         return AttentionInputs(*self._located(query, key), value)
 
     def _located(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries and keys with their positions in them, on bridges that rotate out of sight."""
+        """Queries and keys with their positions in them, where no hook shows them."""
         angles = self._call[1].get("position_embeddings")
         config = getattr(self._model, "toy_config", None)
-        if "hook_rot_q" in self._sites or not is_bridge(self._model):
-            return query, key
         if angles is not None:  # Hugging Face: cosines and sines, for halves of the head
             return rotate_halves(query, angles), rotate_halves(key, angles)
         if getattr(config, "positions", None) == "rotary":
-            by = rotation(query.shape[1], query.shape[-1], query.device)
-            return rotate(query, by), rotate(key, by)
+            return rotate(query), rotate(key)
         return query, key
 
     def scale(self, layer: int) -> float:
@@ -240,30 +268,29 @@ def _window(model: Model) -> int:
 
 
 def _checked_stream(model: Model, tokens: Tensor) -> Stream | None:
-    """A stream that gives the model's own logits on these tokens, if there is one."""
-    sites = _sites(model, tokens)
-    if sites is None:
-        return None
-    stream, positions = Stream(model, sites), _spread(tokens.shape[1])
-    expected = logits_at(model, tokens, positions).float()
+    """A stream that gives the model's own logits on these tokens, the fastest there is."""
+    points = model.hook_dict
+    if any(not handle.is_permanent for point in points.values() for handle in point.fwd_hooks):
+        return None  # a caller's hook may look at, or write, what a stream leaves out
+    expected = logits_at(model, tokens, _spread(tokens.shape[1])).float()
+    for sites in (None, *_sites(model, tokens)):
+        stream = Stream(model, sites)
+        if _reproduces(stream, model, tokens, expected):
+            return stream
+    return None
+
+
+def _reproduces(stream: Stream, model: Model, tokens: Tensor, expected: Tensor) -> bool:
+    """Whether the stream's logits are the model's, to the precision of the weights."""
     try:
         with installed(model, stream.hooks(), all_fire=False):
-            logits = _logits(stream, tokens, positions).float()
-    except (
-        AssertionError,
-        AttributeError,
-        IndexError,
-        KeyError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ):
-        return None  # put together in another way: the model's own forward pass serves
+            logits = _logits(stream, tokens).float()
+    except _PUT_TOGETHER_IN_ANOTHER_WAY:
+        return False
     dtype = next(untyped(model).parameters()).dtype
     precise = dtype in (torch.float32, torch.float64)
     bound = (1e-4 if precise else 3e-2) * max(1.0, float(expected.abs().max()))
-    same = logits.shape == expected.shape and bool(((logits - expected).abs() <= bound).all())
-    return stream if same else None
+    return logits.shape == expected.shape and bool(((logits - expected).abs() <= bound).all())
 
 
 def _forget(value: Any) -> Any:
@@ -271,11 +298,9 @@ def _forget(value: Any) -> Any:
     return None if hasattr(value, "get_seq_length") else value
 
 
-def _sites(model: Model, tokens: Tensor) -> tuple[str, str, str] | None:
-    """Where queries and keys that know their positions, and values, are seen; None if nowhere."""
+def _sites(model: Model, tokens: Tensor) -> Iterator[tuple[str, str, str]]:
+    """Where queries and keys that know their positions, and values, may be seen."""
     points = model.hook_dict
-    if any(not handle.is_permanent for point in points.values() for handle in point.fwd_hooks):
-        return None  # a caller's hook may look at, or write, what a stream leaves out
     for query, key in (("hook_rot_q", "hook_rot_k"), ("hook_q", "hook_k")):
         names = [f"blocks.0.attn.{site}" for site in (query, key, "hook_v")]
         if not all(name in points for name in names):
@@ -285,8 +310,16 @@ def _sites(model: Model, tokens: Tensor) -> tuple[str, str, str] | None:
                 run_until(model, tokens[:, :2], hook_name("resid_post", 0))
         except InterventionError:  # rotated ones exist on some bridges, but are never seen
             continue
-        return query, key, "hook_v"
-    return None
+        yield query, key, "hook_v"
+
+
+def _projection(attention: Any) -> tuple[Tensor, Tensor, list[int]]:
+    """The weights [d_model, heads * d_head] and biases of queries, keys and values in one; heads
+    of each."""
+    weights = [getattr(attention, name).detach() for name in ("W_Q", "W_K", "W_V")]
+    biases = [getattr(attention, name).detach() for name in ("b_Q", "b_K", "b_V")]
+    weight = torch.cat([w.transpose(0, 1).flatten(1) for w in weights], dim=1)
+    return weight, torch.cat([b.flatten() for b in biases]), [len(w) for w in weights]
 
 
 def _spread(n: int) -> list[int]:
@@ -294,10 +327,11 @@ def _spread(n: int) -> list[int]:
     return sorted({*range(0, n, max(1, n // 16)), n - 1})
 
 
-def _logits(stream: Stream, tokens: Tensor, positions: list[int]) -> Tensor:
+def _logits(stream: Stream, tokens: Tensor) -> Tensor:
+    """Logits at `_spread` positions."""
     residual = stream.enter(tokens)
     for layer in range(stream.n_layers):
         z = stream.attend(layer, stream.attention_inputs(layer, residual))
         middle = residual + stream.attention_out(layer, z)
         residual = stream.after_attention(layer, residual, middle)
-    return stream.unembed(stream.final_norm(residual[:, positions]))
+    return stream.unembed(stream.final_norm(residual[:, _spread(tokens.shape[1])]))

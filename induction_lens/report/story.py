@@ -44,8 +44,8 @@ from induction_lens.report.evaluation import (
 from induction_lens.report.findings import Findings, Why
 from induction_lens.tokens import Source
 
-_N_SWEEP = 96  # sequences for the effect of each head alone, which takes a run per head
-_N_SCORED_TEXT = 64  # sequences of text for the previous-token score
+_N_SWEEP = 64  # sequences for the effect of each head alone, which takes a run per head
+_N_SCORED_TEXT = 32  # sequences of text for the previous-token score
 
 
 @dataclass(frozen=True, eq=False)
