@@ -151,7 +151,7 @@ def _through(
 ) -> Tensor:
     """The residual stream that leaves a layer after the first."""
     stream, at = clean.stream, clean.at(layer, read)
-    inputs = stream.attention_inputs(layer, residual)
+    inputs = stream.attention_inputs(layer, residual, at)
     if knockouts[0].freezes:
         frozen, n = clean.inputs[layer], len(knockouts)
         query, key = (x.repeat(n, 1, 1, 1) for x in (frozen.query, frozen.key))

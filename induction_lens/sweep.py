@@ -102,7 +102,10 @@ def knockout_losses(
     title = f"{len(jobs)} knock-outs" if progress else None
     example = tokens[:1, : max(read[-1] for read in wanted)].to(device_of(model))
     failed: list[Tensor] = []
-    with streaming(model, example) as stream, progress_bar(title, losses[..., 0].numel()) as done:
+    with (
+        streaming(model, example, unembeds=True) as stream,
+        progress_bar(title, losses[..., 0].numel()) as done,
+    ):
         fitting = batch_size_for(model, tokens.shape[1], fused=stream is not None)
         for rows in batches(len(tokens), batch_size or fitting):
             batch = tokens[rows].to(device_of(model))

@@ -10,6 +10,7 @@ from induction_lens.heads import Head
 from induction_lens.metrics import per_token_loss
 from induction_lens.models import (
     HAS_HOOKED_TRANSFORMER,
+    Unembedder,
     hook_name,
     losses_at,
     rotate_halves,
@@ -80,6 +81,8 @@ def test_a_stream_computes_what_the_model_computes(which):
             z, some = stream.attend(layer, inputs), stream.attend(layer, inputs, [3, 17])
             assert torch.allclose(z, z_of_model[layer], atol=1e-5)
             assert torch.allclose(some, z_of_model[layer][:, [3, 17]], atol=1e-5)
+            reduced = stream.attention_inputs(layer, residual, [3, 17])
+            assert torch.allclose(stream.attend(layer, reduced, [3, 17]), some, atol=1e-5)
             middle = residual + stream.attention_out(layer, z)
             residual = stream.after_attention(layer, residual, middle)
         found = stream.unembed(stream.final_norm(residual))
@@ -203,13 +206,19 @@ def test_pieces_are_no_larger_than_the_budget(monkeypatch):
     monkeypatch.setattr("induction_lens.models.passes._LOGITS_BYTES", 4 * 31 * 6)
     sizes = []
 
-    def unembed(final):
-        sizes.append(final.shape[:-1].numel())
-        return final @ torch.ones(3, 31)
+    class Ones(Unembedder):
+        d_vocab = 31
+
+        def __init__(self):
+            pass
+
+        def __call__(self, final):
+            sizes.append(len(final))
+            return final @ torch.ones(3, 31)
 
     final = torch.randn(4, 5, 3)
-    losses = unembedded_losses(unembed, final, torch.zeros(4, 5, dtype=torch.long))
-    assert sizes == [1, 6, 6, 6, 2]
+    losses = unembedded_losses(Ones(), final, torch.zeros(4, 5, dtype=torch.long))
+    assert sizes == [6, 6, 6, 2]
     assert torch.allclose(losses, torch.full((4, 5), 31.0).log(), atol=1e-5)
 
 

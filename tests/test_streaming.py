@@ -46,7 +46,7 @@ def test_streamed_scores_are_those_of_the_patterns(name, implementation, monkeyp
     )
     monkeypatch.setattr(attention, "_BLOCK_SCORES", 2 * 23 * 3 * 4)  # a few queries at a time
     options = dict(tokens=_sequences(), detectors=NAMES, progress=False, batch_size=2)
-    whole = detectors.score_heads(model, **options)
+    whole = detectors.score_heads(model, attention="pattern", **options)
     streamed = detectors.score_heads(model, attention="streaming", **options)
     for detector in NAMES:
         for field in ("values", "sem"):
@@ -94,7 +94,7 @@ def test_no_pattern_is_ever_in_memory(implementation, monkeypatch):
 
 def test_what_streaming_cannot_serve_is_refused(implementation):
     model, options = _toy(implementation), dict(tokens=_sequences(), progress=False)
-    with pytest.raises(ValueError, match="one of pattern, streaming, got 'flash'"):
+    with pytest.raises(ValueError, match="one of auto, pattern, streaming, got 'flash'"):
         detectors.score_heads(model, attention="flash", **options)
     with pytest.raises(ValueError, match="'copying', which reads whole patterns"):
         detectors.score_heads(model, attention="streaming", detectors=["copying"], **options)
@@ -102,6 +102,7 @@ def test_what_streaming_cannot_serve_is_refused(implementation):
     point.add_hook(lambda z, hook: None)
     with pytest.raises(ValueError, match='remove the hooks, or pass attention="pattern"'):
         detectors.score_heads(model, attention="streaming", **options)
+    detectors.score_heads(model, attention="auto", **options)  # runs the model in whole
     point.remove_hooks()
     assert list(detectors.score_heads(model, attention="streaming", **options)) == [
         *NAMES,
@@ -114,7 +115,9 @@ def test_detection_ends_at_the_last_pattern(implementation):
     model, seen = _toy(implementation), []
     point = model.hook_dict["unembed.hook_in"]
     point.add_hook(lambda residual, hook: seen.append(residual.shape[1]))
-    detectors.score_heads(model, tokens=_sequences(), detectors=NAMES, progress=False)
+    detectors.score_heads(
+        model, tokens=_sequences(), detectors=NAMES, attention="pattern", progress=False
+    )
     assert seen == []
     detectors.score_heads(
         model, tokens=_sequences(), detectors=["copying"], shuffled_null=False, progress=False

@@ -51,6 +51,16 @@ def test_fused_and_hooked_training_agree(implementation, optimizer):
     assert hooked.losses[-1] < hooked.losses[0] - 0.02
 
 
+def test_fused_training_agrees_for_a_hundred_steps(implementation):
+    rates: dict[str, Any] = {"learning_rate": 1e-3, "optimizer": "adamw"}
+    hooked, fused = (
+        train(_toy(implementation), _data(), fused=fused, **{**OPTIONS, "n_steps": 100}, **rates)
+        for fused in (False, True)
+    )
+    assert (hooked.losses - fused.losses).abs().max() < 1e-4
+    assert hooked.losses[-1] < hooked.losses[0] - 0.5
+
+
 def test_training_learns(implementation):
     run = train(_toy(implementation), _data(), **{**OPTIONS, "n_steps": 60})
     assert abs(run.losses[0].item() - math.log(31)) < 0.6

@@ -19,7 +19,7 @@ from induction_lens.tokens import repeated_random_tokens, shuffled
 
 Detector = Literal["previous_token", "induction", "duplicate_token", "copying", "copying_weights"]
 DETECTORS: tuple[Detector, ...] = get_args(Detector)
-Attention = Literal["pattern", "streaming"]
+Attention = Literal["auto", "pattern", "streaming"]
 
 
 def score_heads(
@@ -28,7 +28,7 @@ def score_heads(
     tokens: Int[Tensor, "batch pos"] | None = None,
     text: Int[Tensor, "text_batch text_pos"] | None = None,
     detectors: Sequence[Detector | str] | None = None,
-    attention: Attention | str = "pattern",
+    attention: Attention | str = "auto",
     shuffled_null: bool = True,
     seed: int = 0,
     batch_size: int | None = None,
@@ -46,8 +46,9 @@ def score_heads(
         text: where given, `previous_token` is scored on this instead, as in the paper.
         detectors: which detectors; None takes all of `DETECTORS`, or all but `copying` where
             attention is streamed.
-        attention: `pattern` reads the model's attention patterns; `streaming` computes the scores
-            from queries and keys in blocks, for contexts whose patterns do not fit in memory.
+        attention: `pattern` reads the model's attention patterns; `streaming` computes the same
+            scores from queries and keys in blocks, which is faster, and needs memory for no
+            pattern; `auto` streams what it can: not `copying`, nor a model with hooks on it.
         shuffled_null: whether to run the shuffled tokens, for `induction` and `duplicate_token`:
             the attention of a head that knows nothing of the tokens, at the same positions. (It
             means nothing for `previous_token`, which is about position.)
@@ -71,11 +72,14 @@ def score_heads(
 
     def run(sequences: Tensor, measures: Sequence[Measure], title: str) -> None:
         label = title if progress else None
-        if attention == "pattern" and measures:
-            measure(model, sequences, measures, batch_size=batch_size, progress=label)
-        for mass in measures if attention == "streaming" else ():
-            assert isinstance(mass, TargetMass)
-            measure_streaming(model, sequences, mass, batch_size=batch_size, progress=label)
+        options = {"batch_size": batch_size, "progress": label}
+        masses = [mass for mass in measures if isinstance(mass, TargetMass)]
+        if attention != "pattern" and measures and len(masses) == len(measures):
+            if all(measure_streaming(model, sequences, mass, **options) for mass in masses):
+                return
+            _check_optional(model, attention)
+        if measures:
+            measure(model, sequences, measures, **options)
 
     mass = TargetMass(model, tokens, by_attention) if by_attention else None
     copying = CopyingMass(model, tokens) if "copying" in names else None
@@ -99,6 +103,15 @@ def score_heads(
         return mass.scores(name, null=null if name in by_content else None)
 
     return ScoreTable({name: scores(name) for name in names})
+
+
+def _check_optional(model: Model, attention: str) -> None:
+    """Check that the model need not be streamed, which it cannot be."""
+    if attention == "streaming":
+        raise ValueError(
+            f"expected a model whose layers can be run one by one, got a {type(model).__name__} "
+            'that cannot, or with hooks on it; remove the hooks, or pass attention="pattern"'
+        )
 
 
 def _random_tokens(model: Model, *, seed: int) -> Int[Tensor, "batch pos"]:

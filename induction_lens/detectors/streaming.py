@@ -1,4 +1,4 @@
-"""Attention scores on contexts whose patterns do not fit in memory."""
+"""Attention scores without patterns: faster, in memory that grows with the context alone."""
 
 from __future__ import annotations
 
@@ -17,20 +17,15 @@ def measure_streaming(
     *,
     batch_size: int | None = None,
     progress: str | None = None,
-) -> None:
+) -> bool:
     """Run the model over the tokens with fused attention: no pattern is ever in memory.
 
-    Raises:
-        ValueError: if the model cannot be taken apart.
+    Returns whether it was run: not where the model cannot be taken apart (`models.streaming`).
     """
     check_tokens(model, tokens)
     with streaming(model, tokens[:1].to(device_of(model))) as stream:
         if stream is None:
-            raise ValueError(
-                f"expected a model whose layers can be run one by one, got a "
-                f"{type(model).__name__} that cannot, or with hooks on it; remove the hooks, or "
-                'pass attention="pattern"'
-            )
+            return False
         fitting = batch_size_for(model, tokens.shape[1], fused=True)
         for rows in batches(len(tokens), batch_size or fitting, progress=progress):
             batch = tokens[rows].to(device_of(model))
@@ -42,3 +37,4 @@ def measure_streaming(
                 if layer + 1 < stream.n_layers:
                     middle = residual + stream.attention_out(layer, stream.attend(layer, inputs))
                     residual = stream.after_attention(layer, residual, middle)
+    return True

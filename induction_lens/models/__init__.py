@@ -43,7 +43,13 @@ from induction_lens.models.native import (
     new_transformer,
     toy_weights,
 )
-from induction_lens.models.passes import logits_at, losses_at, run_until, unembedded_losses
+from induction_lens.models.passes import (
+    Unembedder,
+    logits_at,
+    losses_at,
+    run_until,
+    unembedded_losses,
+)
 from induction_lens.models.pretrained import best_device, is_model, load_pretrained
 from induction_lens.models.proof import prove_writes_land
 from induction_lens.models.rotary import rotate, rotate_halves
@@ -59,6 +65,7 @@ __all__ = [
     "ModelShape",
     "Site",
     "Stream",
+    "Unembedder",
     "batch_size_for",
     "before_forward",
     "best_device",

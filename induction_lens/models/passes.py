@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from induction_lens.models.hooks import InterventionError, Model, installed, untyped
 
-_UNEMBED = "unembed.hook_in"
+UNEMBED = "unembed.hook_in"
 # Pieces near the size of a CPU's caches: 16 MiB took 1.4 times as long.
 _LOGITS_BYTES = 4 * 2**20
 
@@ -57,12 +57,12 @@ def logits_at(
     def select(residual: Tensor) -> Tensor:
         return residual[:, list(positions)]
 
-    with installed(model, [(_UNEMBED, select)]):
+    with installed(model, [(UNEMBED, select)]):
         logits = model(tokens)
     if logits.shape[1] != len(positions):
         raise InterventionError(
             f"expected logits at {len(positions)} positions, got {logits.shape[1]}; this "
-            f"{type(model).__name__} ignores what is written at {_UNEMBED}"
+            f"{type(model).__name__} ignores what is written at {UNEMBED}"
         )
     return logits
 
@@ -84,9 +84,9 @@ def losses_at(
         final.append(residual[:, before])
         return residual[:, before[:1]]
 
-    with installed(model, [(_UNEMBED, take)]):
+    with installed(model, [(UNEMBED, take)]):
         first = model(tokens)
-    unembed = unembedder(model)
+    unembed = Unembedder(model)
     alone = unembed(final[0][:, :1])
     same = first.shape == alone.shape and torch.allclose(first, alone, rtol=1e-4, atol=1e-4)
     if not same and torch.isfinite(first).all():
@@ -96,33 +96,37 @@ def losses_at(
     return unembedded_losses(unembed, final[0], predicted)
 
 
-def unembedder(
-    model: Model,
-) -> Callable[[Float[Tensor, "*batch d_model"]], Float[Tensor, "*batch d_vocab"]]:
-    """From what the unembedding reads to logits.
+class Unembedder:
+    """From what the unembedding reads to logits, by a product with `W_U` as it lies in memory: a
+    model's own module may copy it at every call."""
 
-    A product with `W_U` as it lies in memory: a model's own module may copy it at every call.
-    """
-    W_U, b_U = untyped(model).W_U.detach(), getattr(untyped(model), "b_U", None)
+    def __init__(self, model: Model) -> None:
+        """Take the model's unembedding."""
+        self._W_U = untyped(model).W_U.detach()
+        bias = getattr(untyped(model), "b_U", None)
+        self._b_U = None if bias is None else bias.detach()
 
-    def unembed(final: Tensor) -> Tensor:
-        logits = final @ W_U
-        return logits if b_U is None else logits.add_(b_U.detach())
+    @property
+    def d_vocab(self) -> int:
+        """Tokens that are predicted."""
+        return self._W_U.shape[-1]
 
-    return unembed
+    def __call__(self, final: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
+        """Logits."""
+        logits = final @ self._W_U
+        return logits if self._b_U is None else logits.add_(self._b_U)
 
 
 def unembedded_losses(
-    unembed: Callable[[Tensor], Tensor],
+    unembed: Unembedder,
     final: Float[Tensor, "batch read_pos d_model"],
     predicted: Int[Tensor, "batch read_pos"],
 ) -> Float[Tensor, "batch read_pos"]:
     """The losses of predicted tokens, in nats, unembedded in pieces of a fixed memory budget."""
     rows, targets = final.flatten(0, 1), predicted.flatten()
-    d_vocab = unembed(rows[None, :1]).shape[-1]
-    size = max(1, _LOGITS_BYTES // (4 * d_vocab))
+    size = max(1, _LOGITS_BYTES // (4 * unembed.d_vocab))
     losses = [
-        F.cross_entropy(unembed(some[None])[0].float(), target, reduction="none")
+        F.cross_entropy(unembed(some).float(), target, reduction="none")
         for some, target in zip(rows.split(size), targets.split(size), strict=True)
     ]
     return torch.cat(losses).view(predicted.shape)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 
-def rotate(x: Float[Tensor, "batch pos head d_head"]) -> Float[Tensor, "batch pos head d_head"]:
-    """Turn each adjacent pair of a head's coordinates by its position's angle, base 10000."""
-    n_pos, d_head = x.shape[1], x.shape[-1]
+def rotate(
+    x: Float[Tensor, "batch pos head d_head"], positions: Sequence[int] | None = None
+) -> Float[Tensor, "batch pos head d_head"]:
+    """Turn each adjacent pair of a head's coordinates by its position's angle, base 10000; where
+    not all positions are there, they are given."""
+    d_head, at = x.shape[-1], range(x.shape[1]) if positions is None else positions
     rates = 1.0 / 10000 ** (torch.arange(0, d_head, 2, device=x.device).float() / d_head)
-    angles = torch.outer(torch.arange(n_pos, device=x.device).float(), rates)[:, None]
+    angles = torch.outer(torch.tensor(list(at), device=x.device).float(), rates)[:, None]
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     turned = pairs * torch.polar(torch.ones_like(angles), angles)
     return torch.view_as_real(turned).flatten(-2).to(x.dtype)

@@ -2,8 +2,8 @@
 
 1. `enter`: the model runs its own code up to its first block, and we keep how it calls blocks.
 2. `attention_inputs`: a layer's queries, keys and values, in one of two ways. Where that gives the
-   same logits, they are projected at once from the normed residual stream, and go through the
-   model's hook points (smeared keys) and rotation. Otherwise the block is called and stopped as
+   same logits, they are projected from the normed residual stream, and go through the model's
+   hook points (smeared keys) and rotation. Otherwise the block is called and stopped as
    soon as they are there.
 3. `attend`: fused attention from these, at all positions or only where it is read.
 4. `attention_out`, `after_attention`, `final_norm`, `unembed`: `W_O`, and the model's own modules.
@@ -35,7 +35,7 @@ from induction_lens.models.hooks import (
     running,
     untyped,
 )
-from induction_lens.models.passes import Stop, logits_at, run_until, unembedder
+from induction_lens.models.passes import UNEMBED, Stop, Unembedder, logits_at, run_until
 from induction_lens.models.rotary import rotate, rotate_halves
 
 _CHECKED = 128  # tokens on which a stream is compared with the model
@@ -54,8 +54,8 @@ _PUT_TOGETHER_IN_ANOTHER_WAY = (
 class AttentionInputs:
     """What a layer's attention is computed from; positions are already in queries and keys."""
 
-    query: Float[Tensor, "batch pos head d_head"]
-    """Queries."""
+    query: Float[Tensor, "batch read_pos head d_head"]
+    """Queries, of all positions or of those that are read."""
     key: Float[Tensor, "batch pos kv_head d_head"]
     """Keys."""
     value: Float[Tensor, "batch pos kv_head d_head"]
@@ -71,11 +71,12 @@ class Stream:
         self._model = untyped(model)
         self._points = model.hook_dict
         self._sites = sites
-        self._projections: dict[int, tuple[Tensor, Tensor, list[int]]] = {}
+        self._projections: dict[int, list[tuple[Tensor, Tensor]]] = {}
         self._seen: dict[str, Tensor] = {}
         self._call: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
         self._outputs: dict[int, tuple[Tensor, Tensor]] = {}
-        self._unembed = unembedder(model)
+        self.unembed = Unembedder(model)
+        """From what `final_norm` gives to logits."""
         self.n_layers: int = self._model.cfg.n_layers
         """Layers of the model."""
 
@@ -120,16 +121,22 @@ class Stream:
 
     @property
     def stacks(self) -> bool:
-        """Whether blocks can be called with another number of sequences than they entered with."""
+        """Whether layers can be run on another number of sequences than entered."""
         rest, named = self._call
-        return not any(isinstance(value, Tensor) for value in (*rest, *named.values()))
+        return self._sites is None or not any(
+            isinstance(value, Tensor) for value in (*rest, *named.values())
+        )
 
     def attention_inputs(
-        self, layer: int, residual: Float[Tensor, "batch pos d_model"]
+        self,
+        layer: int,
+        residual: Float[Tensor, "batch pos d_model"],
+        positions: list[int] | None = None,
     ) -> AttentionInputs:
-        """Queries, keys and values of a layer, from the residual stream that enters it."""
+        """Queries, keys and values of a layer, from the residual stream that enters it; queries at
+        some positions alone, if they are given."""
         if self._sites is None:
-            return self._projected(layer, residual)
+            return self._projected(layer, residual, positions)
         self._seen.clear()
         rest, named = self._call
         with suppress(Stop):
@@ -137,31 +144,40 @@ class Stream:
         query, key, value = (self._seen[site] for site in self._sites)
         assert query.shape[1] == key.shape[1] == residual.shape[1]
         if self._sites[0] == "hook_q":
-            query, key = self._located(query, key)
-        return AttentionInputs(query, key, value)
+            query, key = self._located(query), self._located(key)
+        return AttentionInputs(query if positions is None else query[:, positions], key, value)
 
-    def _projected(self, layer: int, residual: Tensor) -> AttentionInputs:
+    def _projected(
+        self, layer: int, residual: Tensor, positions: list[int] | None
+    ) -> AttentionInputs:
         if layer not in self._projections:
-            self._projections[layer] = _projection(self._model.blocks[layer].attn)
-        weight, bias, sizes = self._projections[layer]
+            self._projections[layer] = _projections(self._model.blocks[layer].attn)
         normal = self._model.blocks[layer].ln1(residual)
-        projected = torch.addmm(bias, normal.flatten(0, 1), weight).unflatten(0, normal.shape[:2])
-        parts = projected.unflatten(-1, (-1, self._model.cfg.d_head)).split(sizes, dim=2)
+        added = self._call[1].get("shortformer_pos_embed")  # to what queries and keys read, alone
+        located = normal if added is None else normal + added[:1]
+        asked = located if positions is None else located[:, positions]
         query, key, value = (
-            self._points[f"blocks.{layer}.attn.hook_{name}"](part)
-            for name, part in zip("qkv", parts, strict=True)
+            self._points[f"blocks.{layer}.attn.hook_{name}"](
+                torch.addmm(bias, source.flatten(0, 1), weight)
+                .unflatten(0, source.shape[:2])
+                .unflatten(-1, (-1, self._model.cfg.d_head))
+            )
+            for name, source, (weight, bias) in zip(
+                "qkv", (asked, located, normal), self._projections[layer], strict=True
+            )
         )
-        return AttentionInputs(*self._located(query, key), value)
+        return AttentionInputs(self._located(query, positions), self._located(key), value)
 
-    def _located(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries and keys with their positions in them, where no hook shows them."""
+    def _located(self, x: Tensor, positions: list[int] | None = None) -> Tensor:
+        """Queries or keys with their positions in them, where no hook shows them."""
         angles = self._call[1].get("position_embeddings")
-        config = getattr(self._model, "toy_config", None)
         if angles is not None:  # Hugging Face: cosines and sines, for halves of the head
-            return rotate_halves(query, angles), rotate_halves(key, angles)
+            cos, sin = (_at(part[:1], positions) for part in angles)
+            return rotate_halves(x, (cos, sin))
+        config = getattr(self._model, "toy_config", None)
         if getattr(config, "positions", None) == "rotary":
-            return rotate(query), rotate(key)
-        return query, key
+            return rotate(x, positions)
+        return x
 
     def scale(self, layer: int) -> float:
         """What attention scores are multiplied with."""
@@ -172,7 +188,7 @@ class Stream:
     def attend(
         self, layer: int, inputs: AttentionInputs, positions: Sequence[int] | None = None
     ) -> Float[Tensor, "batch read_pos head d_head"]:
-        """The heads' outputs `z`, at all positions or at some."""
+        """The heads' outputs `z`, at all positions or at some, which queries may be reduced to."""
         query, key, value = inputs.query, inputs.key, inputs.value
         groups = query.shape[2] // key.shape[2]
         if groups > 1:  # grouped-query: consecutive query heads share a key head
@@ -180,7 +196,7 @@ class Stream:
         mask = None
         if positions is not None:
             at = torch.tensor(list(positions), device=query.device)
-            query = query[:, at]
+            query = query if query.shape[1] == len(at) else query[:, at]
             mask = torch.arange(key.shape[1], device=query.device)[None, :] <= at[:, None]
         z = F.scaled_dot_product_attention(
             query.transpose(1, 2),
@@ -234,22 +250,20 @@ class Stream:
         """What is unembedded."""
         return self._model.ln_final(residual)
 
-    def unembed(
-        self, final: Float[Tensor, "batch read_pos d_model"]
-    ) -> Float[Tensor, "batch read_pos d_vocab"]:
-        """Logits."""
-        return self._unembed(final)
-
 
 @contextmanager
-def streaming(model: Model, tokens: Int[Tensor, "batch pos"]) -> Iterator[Stream | None]:
+def streaming(
+    model: Model, tokens: Int[Tensor, "batch pos"], *, unembeds: bool = False
+) -> Iterator[Stream | None]:
     """The model taken apart, for sequences of this length, or None where it cannot be.
 
     Gradients and dropout are off inside the block, and the model itself cannot be called.
+    `unembeds`: logits will be asked for, so that they are what is compared with the model's;
+    otherwise it is what the unembedding reads.
     """
     with running(model):
         local = tokens.shape[1] > _window(model)
-        stream = None if local else _checked_stream(model, tokens[:1, :_CHECKED])
+        stream = None if local else _checked_stream(model, tokens[:1, :_CHECKED], unembeds)
         if stream is None:
             yield None
             return
@@ -267,30 +281,42 @@ def _window(model: Model) -> int:
     return min((w for w in windows if isinstance(w, int)), default=sys.maxsize)
 
 
-def _checked_stream(model: Model, tokens: Tensor) -> Stream | None:
-    """A stream that gives the model's own logits on these tokens, the fastest there is."""
+def _checked_stream(model: Model, tokens: Tensor, unembeds: bool) -> Stream | None:
+    """A stream that ends like the model on these tokens, the fastest there is."""
     points = model.hook_dict
     if any(not handle.is_permanent for point in points.values() for handle in point.fwd_hooks):
         return None  # a caller's hook may look at, or write, what a stream leaves out
-    expected = logits_at(model, tokens, _spread(tokens.shape[1])).float()
+    spread = _spread(tokens.shape[1])
+    expected = logits_at(model, tokens, spread) if unembeds else _final(model, tokens)[:, spread]
     for sites in (None, *_sites(model, tokens)):
         stream = Stream(model, sites)
-        if _reproduces(stream, model, tokens, expected):
+        if _reproduces(stream, model, tokens, expected.float(), unembeds):
             return stream
     return None
 
 
-def _reproduces(stream: Stream, model: Model, tokens: Tensor, expected: Tensor) -> bool:
-    """Whether the stream's logits are the model's, to the precision of the weights."""
+def _final(model: Model, tokens: Tensor) -> Tensor:
+    """What the unembedding reads."""
+    kept: list[Tensor] = []
+    with installed(model, [(UNEMBED, kept.append)]):
+        run_until(model, tokens, UNEMBED)
+    return kept[0]
+
+
+def _reproduces(
+    stream: Stream, model: Model, tokens: Tensor, expected: Tensor, unembeds: bool
+) -> bool:
+    """Whether the stream ends where the model does, to the precision of the weights."""
     try:
         with installed(model, stream.hooks(), all_fire=False):
-            logits = _logits(stream, tokens).float()
+            final = _run(stream, tokens)
+            ends = (stream.unembed(final) if unembeds else final).float()
     except _PUT_TOGETHER_IN_ANOTHER_WAY:
         return False
     dtype = next(untyped(model).parameters()).dtype
     precise = dtype in (torch.float32, torch.float64)
     bound = (1e-4 if precise else 3e-2) * max(1.0, float(expected.abs().max()))
-    return logits.shape == expected.shape and bool(((logits - expected).abs() <= bound).all())
+    return ends.shape == expected.shape and bool(((ends - expected).abs() <= bound).all())
 
 
 def _forget(value: Any) -> Any:
@@ -313,13 +339,19 @@ def _sites(model: Model, tokens: Tensor) -> Iterator[tuple[str, str, str]]:
         yield query, key, "hook_v"
 
 
-def _projection(attention: Any) -> tuple[Tensor, Tensor, list[int]]:
-    """The weights [d_model, heads * d_head] and biases of queries, keys and values in one; heads
-    of each."""
-    weights = [getattr(attention, name).detach() for name in ("W_Q", "W_K", "W_V")]
-    biases = [getattr(attention, name).detach() for name in ("b_Q", "b_K", "b_V")]
-    weight = torch.cat([w.transpose(0, 1).flatten(1) for w in weights], dim=1)
-    return weight, torch.cat([b.flatten() for b in biases]), [len(w) for w in weights]
+def _projections(attention: Any) -> list[tuple[Tensor, Tensor]]:
+    """The weights [d_model, heads * d_head] and biases of queries, keys and values."""
+    return [
+        (
+            getattr(attention, f"W_{name}").detach().transpose(0, 1).flatten(1),
+            getattr(attention, f"b_{name}").detach().flatten(),
+        )
+        for name in "QKV"
+    ]
+
+
+def _at(x: Tensor, positions: list[int] | None) -> Tensor:
+    return x if positions is None else x[:, positions]
 
 
 def _spread(n: int) -> list[int]:
@@ -327,11 +359,11 @@ def _spread(n: int) -> list[int]:
     return sorted({*range(0, n, max(1, n // 16)), n - 1})
 
 
-def _logits(stream: Stream, tokens: Tensor) -> Tensor:
-    """Logits at `_spread` positions."""
+def _run(stream: Stream, tokens: Tensor) -> Tensor:
+    """What the unembedding would read at `_spread` positions."""
     residual = stream.enter(tokens)
     for layer in range(stream.n_layers):
         z = stream.attend(layer, stream.attention_inputs(layer, residual))
         middle = residual + stream.attention_out(layer, z)
         residual = stream.after_attention(layer, residual, middle)
-    return stream.unembed(stream.final_norm(residual[:, _spread(tokens.shape[1])]))
+    return stream.final_norm(residual[:, _spread(tokens.shape[1])])
