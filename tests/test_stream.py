@@ -160,6 +160,13 @@ def test_local_attention_is_run_in_whole(where):
         restore()
 
 
+def test_capped_attention_scores_are_run_in_whole(implementation):
+    model = _toy(implementation)
+    model.cfg.attn_scores_soft_cap = 50.0  # too high to show on these scores
+    with streaming(model, TOKENS) as stream:
+        assert stream is None
+
+
 def test_rotation_by_halves_is_hugging_faces():
     from transformers.models.gpt_neox.modeling_gpt_neox import apply_rotary_pos_emb
 

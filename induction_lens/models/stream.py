@@ -9,13 +9,12 @@
 4. `attention_out`, `after_attention`, `final_norm`, `unembed`: `W_O`, and the model's own modules.
 
 Not every architecture is put together like this, and a caller's hooks may look at what is left out.
-`streaming` therefore checks on the beginning of a sequence that the logits are the model's own, and
-gives None where they are not, where hooks are in the way, and where attention is local.
+`streaming` therefore checks on the beginning of a sequence that it ends where the model does, and
+gives None where it does not, where hooks are in the way, and where attention is local or capped.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -104,11 +103,10 @@ class Stream:
 
         def keep_call(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             entered.append(args[0])
-            rest, named = (
-                args[1:],
-                {**kwargs, "use_cache": False} if "use_cache" in kwargs else kwargs,
-            )
-            self._call = tuple(map(_forget, rest)), {k: _forget(v) for k, v in named.items()}
+            named = {name: _forget(value) for name, value in kwargs.items()}
+            if "use_cache" in named:
+                named["use_cache"] = False
+            self._call = tuple(map(_forget, args[1:])), named
             raise Stop
 
         handle = self._model.blocks[0].register_forward_pre_hook(keep_call, with_kwargs=True)
@@ -262,8 +260,8 @@ def streaming(
     otherwise it is what the unembedding reads.
     """
     with running(model):
-        local = tokens.shape[1] > _window(model)
-        stream = None if local else _checked_stream(model, tokens[:1, :_CHECKED], unembeds)
+        plain = _attends_plainly(model, tokens.shape[1])
+        stream = _checked_stream(model, tokens[:1, :_CHECKED], unembeds) if plain else None
         if stream is None:
             yield None
             return
@@ -271,14 +269,21 @@ def streaming(
             yield stream
 
 
-def _window(model: Model) -> int:
-    """How far back attention reaches at least, in tokens, in every layer."""
+def _attends_plainly(model: Model, n_pos: int) -> bool:
+    """Whether attention is a softmax over all earlier positions, as far as the settings tell: what
+    begins at some length or score may not show on the tokens that are checked."""
     cfg = model.cfg
     config = getattr(getattr(model, "original_model", None), "config", None)
     windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
     if getattr(cfg, "use_local_attn", False):
         windows.append(cfg.window_size)
-    return min((w for w in windows if isinstance(w, int)), default=sys.maxsize)
+    caps = (
+        getattr(cfg, "attn_scores_soft_cap", 0),
+        getattr(config, "attn_logit_softcapping", 0),
+        getattr(cfg, "use_logn_attn", False),
+    )
+    capped = any(isinstance(cap, (int, float)) and cap > 0 for cap in caps)
+    return not capped and all(n_pos <= window for window in windows if isinstance(window, int))
 
 
 def _checked_stream(model: Model, tokens: Tensor, unembeds: bool) -> Stream | None:
