@@ -88,7 +88,7 @@ def streaming(*, quick: bool) -> list[Row]:
     rows = []
     for context in contexts:
         tokens = tokens_for(model, contexts[-1] // context, context)
-        whole = functools.partial(score, model, tokens)
+        whole = functools.partial(score, model, tokens, attention="pattern")
         pieces = functools.partial(score, model, tokens, attention="streaming")
         difference = max((whole()[n].values - pieces()[n].values).abs().max() for n in BY_ATTENTION)
         baseline, ours = interleave(
