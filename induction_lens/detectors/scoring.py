@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal, get_args
 
 from jaxtyping import Int
@@ -70,17 +71,7 @@ def score_heads(
         if name in ("induction", "duplicate_token") or (name == "previous_token" and not on_text)
     ]
 
-    def run(sequences: Tensor, measures: Sequence[Measure], title: str) -> None:
-        label = title if progress else None
-        options = {"batch_size": batch_size, "progress": label}
-        masses = [mass for mass in measures if isinstance(mass, TargetMass)]
-        if attention != "pattern" and measures and len(masses) == len(measures):
-            if all(measure_streaming(model, sequences, mass, **options) for mass in masses):
-                return
-            _check_optional(model, attention)
-        if measures:
-            measure(model, sequences, measures, **options)
-
+    run = partial(_run, model, attention, batch_size=batch_size, progress=progress)
     mass = TargetMass(model, tokens, by_attention) if by_attention else None
     copying = CopyingMass(model, tokens) if "copying" in names else None
     run(tokens, [m for m in (mass, copying) if m is not None], "heads on tokens")
@@ -103,6 +94,28 @@ def score_heads(
         return mass.scores(name, null=null if name in by_content else None)
 
     return ScoreTable({name: scores(name) for name in names})
+
+
+def _run(
+    model: Model,
+    attention: str,
+    sequences: Int[Tensor, "batch pos"],
+    measures: Sequence[Measure],
+    title: str,
+    *,
+    batch_size: int | None,
+    progress: bool,
+) -> None:
+    """Let every measure look at the sequences, streamed where that is asked for and can be."""
+    label = title if progress else None
+    masses = [mass for mass in measures if isinstance(mass, TargetMass)]
+    if attention != "pattern" and measures and len(masses) == len(measures):
+        options = {"batch_size": batch_size, "progress": label}
+        if all(measure_streaming(model, sequences, mass, **options) for mass in masses):
+            return
+        _check_optional(model, attention)
+    if measures:
+        measure(model, sequences, measures, batch_size=batch_size, progress=label)
 
 
 def _check_optional(model: Model, attention: str) -> None:
