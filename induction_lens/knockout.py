@@ -149,8 +149,7 @@ def _outputs(model: Model, stream: Stream | None, last: int, batch: Tensor) -> M
     for layer in range(last + 1):
         outputs[layer] = stream.attend(layer, stream.attention_inputs(layer, residual))
         if layer < last:
-            middle = residual + stream.attention_out(layer, outputs[layer])
-            residual = stream.after_attention(layer, residual, middle)
+            residual = stream.leave(layer, residual, outputs[layer])
     return outputs
 
 

@@ -163,4 +163,4 @@ def _through(
         if heads:  # `own` is a view: this writes to z
             own[:, :, heads] = knockout.replaced(layer, own[:, :, heads], clean.rows, positions)
     before = residual if at is None else residual[:, at]
-    return stream.after_attention(layer, before, before + stream.attention_out(layer, z))
+    return stream.leave(layer, before, z)

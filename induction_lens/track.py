@@ -29,13 +29,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from induction_lens.ablation import ablate_each_head
-from induction_lens.detectors import DETECTORS, score_heads
+from induction_lens.detectors import DETECTORS, TargetMass, measure, prompts, score_heads
 from induction_lens.files import atomic_folder
 from induction_lens.knockout import Method, checked_method
 from induction_lens.metrics import icl_per_sequence, per_token_loss
-from induction_lens.models import ordinary_ids, toy_weights, weights_hash
+from induction_lens.models import toy_weights, weights_hash
 from induction_lens.snapshots import Snapshot, list_snapshots, load
-from induction_lens.tokens import repeated_random_tokens, text_tokens
+from induction_lens.tokens import text_tokens
 from induction_lens.train import TrainingRun
 from induction_lens.trajectory import Trajectory
 
@@ -176,26 +176,19 @@ def _draw(model: Any, text: Tensor | None, settings: _Settings) -> _Material:
         text = text_tokens(
             model, n_sequences=settings.n_sequences, seq_len=length, seed=settings.seed
         )
-    room = min((model.toy_config.n_ctx - 1) // 4, len(ordinary_ids(model)))
-    prompts = repeated_random_tokens(
-        model,
-        n_tokens=max(1, min(25, room)),
-        n_sequences=settings.n_prompts,
-        seed=settings.seed,
-    )
     n_losses = len(text) * (text.shape[1] - 1)
     generator = torch.Generator().manual_seed(settings.seed)
     chosen = torch.randperm(n_losses, generator=generator)[: settings.n_examples]
     return _Material(
         text=text.cpu(),
-        prompts=prompts.cpu(),
+        prompts=prompts(model, n_sequences=settings.n_prompts, seed=settings.seed).cpu(),
         examples=chosen.sort().values,
     )
 
 
 def _measure(model: Any, material: _Material, settings: _Settings) -> dict[str, Tensor]:
     """All that is measured of one snapshot, by the names of `Trajectory`."""
-    text, prompts = material.text, material.prompts
+    text, random = material.text, material.prompts
     losses = per_token_loss(model, text, progress=False)
     predicted = losses[:, 1:].double()
     measures = {
@@ -203,9 +196,9 @@ def _measure(model: Any, material: _Material, settings: _Settings) -> dict[str, 
         "icl": icl_per_sequence(losses, settings.early, settings.late, window=settings.window),
         "loss_by_position": losses.double().mean(0).float(),
         "token_losses": losses[:, 1:].flatten()[material.examples].half(),
-        "induction_by_sequence": _induction_by_sequence(model, prompts),
+        "induction_by_sequence": _induction_by_sequence(model, random),
     }
-    scores = score_heads(model, tokens=prompts, text=text, shuffled_null=False, progress=False)
+    scores = score_heads(model, tokens=random, text=text, shuffled_null=False, progress=False)
     measures |= {f"scores.{name}": score.values for name, score in scores.items()}
     for method in settings.methods:
         effects = ablate_each_head(
@@ -227,15 +220,11 @@ def _measure(model: Any, material: _Material, settings: _Settings) -> dict[str, 
     return {name: value.cpu().contiguous() for name, value in measures.items()}
 
 
-def _induction_by_sequence(model: Any, prompts: Tensor) -> Tensor:
+def _induction_by_sequence(model: Any, random: Tensor) -> Tensor:
     """[layer head prompt]: the induction score on each prompt alone."""
-    tables = [
-        score_heads(
-            model, tokens=prompt, detectors=["induction"], shuffled_null=False, progress=False
-        )
-        for prompt in prompts.split(1)
-    ]
-    return torch.stack([table["induction"].values for table in tables], dim=-1)
+    mass = TargetMass(model, random, ["induction"])
+    measure(model, random, [mass])
+    return mass.by_sequence("induction")
 
 
 def _snapshots_of(run: str | Path | TrainingRun) -> Sequence[Snapshot]:

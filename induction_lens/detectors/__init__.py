@@ -3,7 +3,7 @@
 from induction_lens.detectors.attention import AttentionDetector, TargetMass, target_mask
 from induction_lens.detectors.copying import CopyingMass, copying_from_weights
 from induction_lens.detectors.measure import Measure, measure
-from induction_lens.detectors.scoring import DETECTORS, Detector, score_heads
+from induction_lens.detectors.scoring import DETECTORS, Detector, prompts, score_heads
 
 __all__ = [
     "DETECTORS",
@@ -14,6 +14,7 @@ __all__ = [
     "TargetMass",
     "copying_from_weights",
     "measure",
+    "prompts",
     "score_heads",
     "target_mask",
 ]

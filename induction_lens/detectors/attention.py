@@ -177,6 +177,10 @@ class TargetMass:
     def finish(self, rows: slice) -> None:
         """Nothing is left to do after the pass."""
 
+    def by_sequence(self, detector: AttentionDetector) -> Float[Tensor, "layer head batch"]:
+        """The score of every head on each sequence alone; 0 where no query of it counts."""
+        return (self._mass[detector] / self._queries[detector].clamp(min=1)).float()
+
     def scores(self, detector: AttentionDetector, *, null: TargetMass | None) -> HeadScores:
         """The scores of one detector; `null` is the same measure on shuffled tokens."""
         values, sem = ratio_and_error(self._mass[detector], self._queries[detector])

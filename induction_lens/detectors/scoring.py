@@ -63,7 +63,7 @@ def score_heads(
     """
     names = _checked(detectors, attention)
     if tokens is None:
-        tokens = _random_tokens(model, seed=seed)
+        tokens = prompts(model, seed=seed)
     on_text = text is not None and "previous_token" in names
     by_attention: list[AttentionDetector] = [
         name
@@ -127,9 +127,11 @@ def _check_optional(model: Model, attention: str) -> None:
         )
 
 
-def _random_tokens(model: Model, *, seed: int) -> Int[Tensor, "batch pos"]:
+def prompts(model: Model, *, n_sequences: int = 32, seed: int = 0) -> Int[Tensor, "batch pos"]:
+    """Repeated random tokens: four copies of 25, or of as many as fit a shorter context."""
     room = min((shape(model).n_ctx - 1) // 4, len(ordinary_ids(model)))
-    return repeated_random_tokens(model, n_tokens=max(1, min(25, room)), seed=seed)
+    n_tokens = max(1, min(25, room))
+    return repeated_random_tokens(model, n_tokens=n_tokens, n_sequences=n_sequences, seed=seed)
 
 
 def _checked(detectors: Sequence[str] | None, attention: str) -> list[Detector]:

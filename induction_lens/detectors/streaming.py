@@ -35,6 +35,5 @@ def measure_streaming(
                 inputs = stream.attention_inputs(layer, residual)
                 mass.look(layer, inputs, scale=stream.scale(layer))
                 if layer + 1 < stream.n_layers:
-                    middle = residual + stream.attention_out(layer, stream.attend(layer, inputs))
-                    residual = stream.after_attention(layer, residual, middle)
+                    residual = stream.leave(layer, residual, stream.attend(layer, inputs))
     return True

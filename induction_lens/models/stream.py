@@ -229,6 +229,15 @@ class Stream:
             self._outputs[layer] = weight, none if bias is None else bias.detach()
         return self._outputs[layer]
 
+    def leave(
+        self,
+        layer: int,
+        before: Float[Tensor, "batch read_pos d_model"],
+        z: Float[Tensor, "batch read_pos head d_head"],
+    ) -> Float[Tensor, "batch read_pos d_model"]:
+        """The residual stream that leaves a layer whose heads put out `z`."""
+        return self.after_attention(layer, before, before + self.attention_out(layer, z))
+
     def after_attention(
         self,
         layer: int,
@@ -369,6 +378,5 @@ def _run(stream: Stream, tokens: Tensor) -> Tensor:
     residual = stream.enter(tokens)
     for layer in range(stream.n_layers):
         z = stream.attend(layer, stream.attention_inputs(layer, residual))
-        middle = residual + stream.attention_out(layer, z)
-        residual = stream.after_attention(layer, residual, middle)
+        residual = stream.leave(layer, residual, z)
     return stream.final_norm(residual[:, _spread(tokens.shape[1])])
