@@ -13,6 +13,8 @@ from induction_lens import plots
 from induction_lens.ablation import AblationStudy, Control
 from induction_lens.heads import Head, HeadScores
 from induction_lens.metrics import Estimate
+from induction_lens.plots import results
+from induction_lens.plots.style import new_figure, template
 
 LENGTH = 23
 draw: Any = plots  # plotly's objects have attributes that type checkers do not know
@@ -146,8 +148,8 @@ def test_icl_figure_has_a_dot_an_interval_and_the_controls_for_each_method():
 
 
 def test_an_infinite_interval_is_not_drawn():
-    figure = draw._figure([], height=10)
-    plots._add_estimate(figure, "one", Estimate(0.5, -math.inf, math.inf, 1), color=plots.CLEAN)
+    figure = new_figure([], height=10)
+    results._add_estimate(figure, "one", Estimate(0.5, -math.inf, math.inf, 1), color=plots.CLEAN)
     assert (figure.data[0].error_x.array[0], figure.data[0].error_x.arrayminus[0]) == (0, 0)
 
 
@@ -180,7 +182,7 @@ def test_attention_map_shows_what_a_query_can_see_and_escapes_tokens():
 
 
 def test_figures_share_one_transparent_template():
-    look = draw.template().layout
+    look = template().layout
     figure = draw.attention_map(torch.ones(1, 1), ["a"])
     assert figure.layout.template.layout.font.family == look.font.family
     assert look.paper_bgcolor == look.plot_bgcolor == "rgba(0, 0, 0, 0)"

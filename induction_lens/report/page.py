@@ -1,27 +1,16 @@
-"""The report as one HTML page: figures, tables and their captions, with plotly.js inside.
-
-The page asks nothing of the network. Figures travel as JSON and are drawn when they come into view;
-every text from a model (tokens, names, paths) is escaped, by jinja2 in the page and by
-`induction_lens.plots` in the figures.
-"""
+"""The report as one HTML page: its figures, its tables and their captions."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from induction_lens import plots
+from induction_lens import html, plots
 from induction_lens.detectors import target_mask
 from induction_lens.heads import Head, HeadScores
+from induction_lens.html import Figure, Table
 from induction_lens.report import words
 from induction_lens.report.findings import Example, Findings
 
-if TYPE_CHECKING:
-    import jinja2
-
-TEMPLATES = Path(__file__).parent / "templates"
 TOP = 8  # rows of the table of heads
 
 _DETECTORS = {
@@ -50,75 +39,24 @@ _DETECTORS = {
 }
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A figure on the page."""
-
-    id: str
-    """Its HTML id."""
-    json: str
-    """The plotly figure, safe inside a script element."""
-    label: str
-    """What it shows, for those who cannot see it."""
-    height: int
-    """Height in pixels."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table on the page; all cells are text."""
-
-    columns: tuple[str, ...]
-    """Column heads; the first column holds names, the others numbers."""
-    rows: tuple[tuple[str, ...], ...]
-    """Rows."""
-    strong: tuple[int, ...] = ()
-    """Rows to set apart."""
-
-
 def render(found: Findings) -> str:
     """The page of a report, as one self-contained HTML document."""
-    from plotly.offline import get_plotlyjs
-
-    return (
-        _environment()
-        .get_template("report.html")
-        .render(
-            headline=words.headline(found),
-            found=found,
-            summary=words.summary(found),
-            figures_of_merit=_figures_of_merit(found),
-            maps=_maps(found),
-            heads_table=_heads_table(found),
-            icl=_icl(found),
-            icl_table=_icl_table(found),
-            losses=_loss_figures(found),
-            effects=_effects(found),
-            example=_example(found.example),
-            attention=_attention(found.example),
-            captions=words.captions(found),
-            plotly_js=get_plotlyjs(),
-        )
+    return html.render(
+        "report.html",
+        headline=words.headline(found),
+        found=found,
+        summary=words.summary(found),
+        figures_of_merit=_figures_of_merit(found),
+        maps=_maps(found),
+        heads_table=_heads_table(found),
+        icl=_icl(found),
+        icl_table=_icl_table(found),
+        losses=_loss_figures(found),
+        effects=_effects(found),
+        example=_example(found.example),
+        attention=_attention(found.example),
+        captions=words.captions(found),
     )
-
-
-@cache
-def _environment() -> jinja2.Environment:
-    import jinja2
-
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def _figure(id: str, figure: Any, label: str) -> Figure:
-    # "<" inside a script element could end it, or open a comment.
-    safe = figure.to_json().replace("<", "\\u003c")
-    return Figure(id, safe, label, int(figure.layout.height))
 
 
 def _figures_of_merit(found: Findings) -> list[tuple[str, str, str]]:
@@ -150,7 +88,7 @@ def _maps(found: Findings) -> list[tuple[str, str, Figure]]:
         title, caption = _DETECTORS.get(name, (name, ""))
         marked = found.heads if name == "induction" else ()
         figure = plots.head_map(scores, marked=marked)
-        maps.append((title, caption, _figure(f"map-{name}", figure, f"Heat map: {title}")))
+        maps.append((title, caption, Figure.of(f"map-{name}", figure, f"Heat map: {title}")))
     return maps
 
 
@@ -188,11 +126,11 @@ def _icl(found: Findings) -> list[tuple[str, Figure]]:
     return [
         (
             f"Windowed: ±{where.window} positions around {pair}",
-            _figure("icl-windowed", plots.icl_scores(found.windowed), "ICL scores, windowed"),
+            Figure.of("icl-windowed", plots.icl_scores(found.windowed), "ICL scores, windowed"),
         ),
         (
             f"Paper's definition: positions {pair} alone",
-            _figure("icl-paper", plots.icl_scores(found.studies), "ICL scores, two positions"),
+            Figure.of("icl-paper", plots.icl_scores(found.studies), "ICL scores, two positions"),
         ),
     ]
 
@@ -225,8 +163,8 @@ def _loss_figures(found: Findings) -> tuple[Figure, Figure]:
     loss = plots.loss_by_position(found.clean_losses, ablated, **where)
     cost = plots.cost_by_position(found.clean_losses, ablated, **where)
     return (
-        _figure("loss", loss, "Loss by token position, clean and ablated"),
-        _figure("cost", cost, "Loss added by the knock-out, by token position"),
+        Figure.of("loss", loss, "Loss by token position, clean and ablated"),
+        Figure.of("cost", cost, "Loss added by the knock-out, by token position"),
     )
 
 
@@ -236,12 +174,12 @@ def _effects(found: Findings) -> Figure:
         figure = plots.head_effects(found.effects, marked=found.studied, k=48)
     else:
         figure = plots.head_map(found.effects, marked=found.studied)
-    return _figure("effects", figure, "Effect of knocking out each head alone")
+    return Figure.of("effects", figure, "Effect of knocking out each head alone")
 
 
 def _attention(example: Example) -> Figure:
     figure = plots.attention_map(example.pattern, [visible(token) for token in example.tokens])
-    return _figure("attention", figure, f"Attention pattern of head {example.head}")
+    return Figure.of("attention", figure, f"Attention pattern of head {example.head}")
 
 
 def _example(example: Example) -> dict[str, Any]:

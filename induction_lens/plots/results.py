@@ -1,17 +1,11 @@
-"""Figures of results: each function takes a result and returns a plotly figure; none sees a model.
-
-All figures share one template. Their backgrounds are transparent and their text is mid-grey, so
-that they are legible on a light and on a dark page alike. Colours mean the same thing everywhere:
-blue is the clean model, grey is chance or a control, and each ablation method has its own colour.
-"""
+"""Figures of one model's results: its heads' scores, their knock-outs, its losses."""
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -20,62 +14,21 @@ from torch import Tensor
 from induction_lens.ablation import AblationStudy
 from induction_lens.heads import Head, HeadScores
 from induction_lens.metrics import Estimate
+from induction_lens.plots.style import (
+    CLEAN,
+    CONTROL,
+    DIVERGING,
+    METHOD_COLORS,
+    SEQUENTIAL,
+    Z95,
+    add_band,
+    names_of,
+    new_figure,
+    plain,
+)
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
-
-CLEAN = "#3b7dd8"
-CONTROL = "#8b93a1"
-METHOD_COLORS: Mapping[str, str] = {
-    "zero": "#9b5fc0",
-    "mean": "#d9662b",
-    "resample": "#1f9d74",
-    "pattern-preserving": "#c2427f",
-}
-SEQUENTIAL = [[0.0, "#eef2f7"], [0.35, "#9dbfe6"], [0.7, "#3b7dd8"], [1.0, "#123f7d"]]
-DIVERGING = [
-    [0.0, "#1f7a5c"],
-    [0.25, "#8cc9b2"],
-    [0.5, "#f1f2f4"],
-    [0.75, "#ecaa85"],
-    [1.0, "#b8480f"],
-]
-_TEXT = "#7b838f"
-_GRID = "rgba(127, 135, 148, 0.22)"
-_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
-_Z95 = 1.96  # half-width of a 95% interval, in standard errors
-
-
-def template() -> go.layout.Template:
-    """The look that all figures share."""
-
-    import plotly.graph_objects as go
-
-    axis = {
-        "gridcolor": _GRID,
-        "linecolor": _GRID,
-        "zerolinecolor": "rgba(127, 135, 148, 0.55)",
-        "ticks": "",
-        "automargin": True,
-        "title": {"standoff": 8},
-        "fixedrange": True,
-    }
-    return go.layout.Template(
-        layout={
-            "font": {"family": _FONT, "size": 12, "color": _TEXT},
-            "paper_bgcolor": "rgba(0, 0, 0, 0)",
-            "plot_bgcolor": "rgba(0, 0, 0, 0)",
-            "margin": {"l": 8, "r": 8, "t": 12, "b": 8},
-            "xaxis": axis,
-            "yaxis": axis,
-            "coloraxis": {
-                "colorbar": {"thickness": 10, "outlinewidth": 0, "len": 0.9, "tickfont.size": 11}
-            },
-            "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
-            "hoverlabel": {"font": {"family": _FONT}},
-            "dragmode": False,
-        }
-    )
 
 
 def head_map(scores: HeadScores, *, marked: Sequence[Head] = ()) -> go.Figure:
@@ -95,9 +48,9 @@ def head_map(scores: HeadScores, *, marked: Sequence[Head] = ()) -> go.Figure:
         xgap=2,
         ygap=2,
         texttemplate="%{z:.2f}" if n_layers * n_heads <= 32 else None,
-        hovertemplate=f"head %{{y}}.%{{x}}<br>{_plain(scores.name)} %{{z:.3f}}<extra></extra>",
+        hovertemplate=f"head %{{y}}.%{{x}}<br>{plain(scores.name)} %{{z:.3f}}<extra></extra>",
     )
-    figure = _figure([heat], height=96 + min(46, max(14, 720 // n_layers)) * n_layers)
+    figure = new_figure([heat], height=96 + min(46, max(14, 720 // n_layers)) * n_layers)
     figure.update_layout(
         coloraxis={
             "colorscale": DIVERGING if signed else SEQUENTIAL,
@@ -137,11 +90,11 @@ def loss_by_position(
 
     Positions are averaged in bins of equal width on the log axis; the bands are over sequences.
     """
-    figure = _figure([], height=400)
+    figure = new_figure([], height=400)
     for name, losses in {"clean": clean, **ablated}.items():
         centers, mean, half = binned(losses)
         color = CLEAN if name == "clean" else METHOD_COLORS.get(name, CONTROL)
-        _add_band(figure, centers, mean, half, name=name, color=color)
+        add_band(figure, centers, mean, half, name=name, color=color)
     _position_axes(figure, clean.shape[1], early=early, late=late)
     figure.update_yaxes(title_text="loss (nats)")
     return figure
@@ -155,10 +108,10 @@ def cost_by_position(
     late: int,
 ) -> go.Figure:
     """What a knock-out adds to the loss at each position, paired by sequence, with 95% bands."""
-    figure = _figure([], height=360)
+    figure = new_figure([], height=360)
     for name, losses in ablated.items():
         centers, mean, half = binned(losses - clean)
-        _add_band(figure, centers, mean, half, name=name, color=METHOD_COLORS.get(name, CONTROL))
+        add_band(figure, centers, mean, half, name=name, color=METHOD_COLORS.get(name, CONTROL))
     _position_axes(figure, clean.shape[1], early=early, late=late)
     figure.update_yaxes(title_text="added loss (nats)", zeroline=True)
     return figure
@@ -170,7 +123,7 @@ def icl_scores(studies: Mapping[str, AblationStudy]) -> go.Figure:
     import plotly.graph_objects as go
 
     first = next(iter(studies.values()))
-    figure = _figure([], height=96 + 58 * (1 + len(studies)))
+    figure = new_figure([], height=96 + 58 * (1 + len(studies)))
     _add_estimate(figure, "clean", first.clean, color=CLEAN)
     for method, study in studies.items():
         _add_estimate(figure, method, study.ablated, color=METHOD_COLORS.get(method, CONTROL))
@@ -181,7 +134,7 @@ def icl_scores(studies: Mapping[str, AblationStudy]) -> go.Figure:
                     y=[method] * len(study.controls),
                     mode="markers",
                     marker={"symbol": "line-ns-open", "size": 13, "color": CONTROL},
-                    text=[_names(control.heads) for control in study.controls],
+                    text=[names_of(control.heads) for control in study.controls],
                     hovertemplate="control: %{text}<br>%{x:+.3f} nats<extra></extra>",
                     showlegend=False,
                 )
@@ -211,7 +164,7 @@ def head_effects(effects: HeadScores, *, marked: Sequence[Head] = (), k: int = 3
         sem = effects.sem
         half = {
             "type": "data",
-            "array": [_Z95 * float(sem[head.layer, head.head]) for head in heads],
+            "array": [Z95 * float(sem[head.layer, head.head]) for head in heads],
             "color": CONTROL,
             "thickness": 1.2,
             "width": 0,
@@ -224,7 +177,7 @@ def head_effects(effects: HeadScores, *, marked: Sequence[Head] = (), k: int = 3
         marker={"color": [METHOD_COLORS["mean"] if h in marked else CLEAN for h in heads]},
         hovertemplate="head %{y}: %{x:+.3f} nats<extra></extra>",
     )
-    figure = _figure([bars], height=80 + 22 * len(heads))
+    figure = new_figure([bars], height=80 + 22 * len(heads))
     figure.update_xaxes(title_text="change of the ICL score (nats)", zeroline=True)
     figure.update_yaxes(type="category", title_text="head", showgrid=False, dtick=1)
     figure.update_layout(bargap=0.35)
@@ -239,7 +192,7 @@ def attention_map(pattern: Float[Tensor, "query key"], tokens: Sequence[str]) ->
 
     import plotly.graph_objects as go
 
-    labels = [_plain(token) for token in tokens]
+    labels = [plain(token) for token in tokens]
     lower = torch.ones(pattern.shape, dtype=torch.bool).tril()
     cells = torch.where(lower, pattern.float(), torch.nan).tolist()
     heat = go.Heatmap(
@@ -248,7 +201,7 @@ def attention_map(pattern: Float[Tensor, "query key"], tokens: Sequence[str]) ->
         customdata=[[f"{query} → {key}" for key in labels] for query in labels],
         hovertemplate="%{customdata}<br>%{z:.2f}<extra></extra>",
     )
-    figure = _figure([heat], height=440)
+    figure = new_figure([heat], height=440)
     figure.update_layout(
         coloraxis={"colorscale": SEQUENTIAL, "cmin": 0.0, "cmax": 1.0},
         meta={"scale": "sequential"},
@@ -277,56 +230,8 @@ def binned(
         error = float(per_sequence.std() / math.sqrt(n)) if n > 1 else 0.0
         centers.append(math.sqrt(start * (stop - 1)))
         means.append(float(per_sequence.mean()))
-        halves.append(_Z95 * error)
+        halves.append(Z95 * error)
     return centers, means, halves
-
-
-def _figure(traces: Sequence[Any], *, height: int) -> go.Figure:
-    import plotly.graph_objects as go
-
-    figure = go.Figure(data=list(traces))
-    figure.update_layout(template=template(), height=height)
-    return figure
-
-
-def _add_band(
-    figure: go.Figure,
-    x: list[float],
-    mean: list[float],
-    half: list[float],
-    *,
-    name: str,
-    color: str,
-) -> None:
-    import plotly.graph_objects as go
-
-    upper = [m + h for m, h in zip(mean, half, strict=True)]
-    lower = [m - h for m, h in zip(mean, half, strict=True)]
-    figure.add_trace(
-        go.Scatter(
-            x=[*x, *reversed(x)],
-            y=[*upper, *reversed(lower)],
-            fill="toself",
-            fillcolor=_translucent(color),
-            line={"width": 0},
-            hoverinfo="skip",
-            legendgroup=name,
-            showlegend=False,
-        )
-    )
-    figure.add_trace(
-        go.Scatter(
-            x=x,
-            y=mean,
-            name=name,
-            legendgroup=name,
-            mode="lines",
-            line={"color": color, "width": 2.2 if name == "clean" else 1.8},
-            customdata=half,
-            hovertemplate=f"{name}, position %{{x:.0f}}: %{{y:.3f}} ± %{{customdata:.3f}}"
-            "<extra></extra>",
-        )
-    )
 
 
 def _position_axes(figure: go.Figure, length: int, *, early: int, late: int) -> None:
@@ -370,17 +275,3 @@ def _add_estimate(figure: go.Figure, name: str, estimate: Estimate, *, color: st
 
 def _tick(count: int) -> int:
     return max(1, math.ceil(count / 16))
-
-
-def _names(heads: Sequence[Head]) -> str:
-    return ", ".join(str(head) for head in heads)
-
-
-def _plain(text: str) -> str:
-    """Text that plotly shows as it is: it would read `<b>` as markup."""
-    return html.escape(text, quote=False)
-
-
-def _translucent(color: str) -> str:
-    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red}, {green}, {blue}, 0.16)"

@@ -1,41 +1,5 @@
 "use strict";
 (() => {
-  const scales = {
-    light: {
-      sequential: [[0, "#eef2f7"], [0.35, "#9dbfe6"], [0.7, "#3b7dd8"], [1, "#123f7d"]],
-      diverging: [[0, "#1f7a5c"], [0.25, "#8cc9b2"], [0.5, "#f1f2f4"], [0.75, "#ecaa85"], [1, "#b8480f"]],
-    },
-    dark: {
-      sequential: [[0, "#20262f"], [0.35, "#22508c"], [0.7, "#4f93ea"], [1, "#d3e6ff"]],
-      diverging: [[0, "#58d6ab"], [0.25, "#256b55"], [0.5, "#242a33"], [0.75, "#93481e"], [1, "#ff9a5c"]],
-    },
-  };
-  const dark = matchMedia("(prefers-color-scheme: dark)");
-  const config = { displayModeBar: false };
-  const drawn = new Map();
-
-  function draw(script) {
-    const place = document.getElementById(script.dataset.figure);
-    const figure = drawn.get(place) || JSON.parse(script.textContent);
-    drawn.set(place, figure);
-    const scale = figure.layout.meta && figure.layout.meta.scale;
-    if (scale) figure.layout.coloraxis.colorscale = scales[dark.matches ? "dark" : "light"][scale];
-    figure.layout.width = place.clientWidth;
-    Plotly.react(place, figure.data, figure.layout, config);
-  }
-  const scripts = [...document.querySelectorAll("script[data-figure]")];
-  const drawAll = () => scripts.forEach(draw);
-  drawAll();
-  dark.addEventListener("change", drawAll);
-  const fit = new ResizeObserver((entries) => {
-    for (const { target } of entries) {
-      // relayout draws at once, so that a page that is printed or captured right after fits too
-      const width = target.clientWidth;
-      if (width && width !== target.layout.width) Plotly.relayout(target, { width });
-    }
-  });
-  drawn.forEach((_, place) => fit.observe(place));
-
   const example = JSON.parse(document.getElementById("example").textContent);
   const buttons = [...document.querySelectorAll("#strip button")];
   const readout = document.getElementById("readout");

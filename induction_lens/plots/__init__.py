@@ -1,0 +1,45 @@
+"""Figures: each function takes results and returns a plotly figure; none sees a model."""
+
+from induction_lens.plots.results import (
+    attention_map,
+    binned,
+    cost_by_position,
+    head_effects,
+    head_map,
+    icl_scores,
+    loss_by_position,
+)
+from induction_lens.plots.style import CLEAN, CONTROL, DIVERGING, METHOD_COLORS, SEQUENTIAL
+from induction_lens.plots.training import (
+    effects_over_training,
+    icl_over_training,
+    induction_over_training,
+    loss_curves,
+    loss_derivative_map,
+    pca_paths,
+    smear_over_training,
+    window_chart,
+)
+
+__all__ = [
+    "CLEAN",
+    "CONTROL",
+    "DIVERGING",
+    "METHOD_COLORS",
+    "SEQUENTIAL",
+    "attention_map",
+    "binned",
+    "cost_by_position",
+    "effects_over_training",
+    "head_effects",
+    "head_map",
+    "icl_over_training",
+    "icl_scores",
+    "induction_over_training",
+    "loss_by_position",
+    "loss_curves",
+    "loss_derivative_map",
+    "pca_paths",
+    "smear_over_training",
+    "window_chart",
+]

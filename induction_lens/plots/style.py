@@ -1,0 +1,136 @@
+"""What all figures share: colours, the template, and the parts that several of them draw.
+
+Backgrounds are transparent and text is mid-grey, so that figures are legible on a light and on a
+dark page alike. Colours mean the same thing everywhere: blue is the clean model, grey is chance or
+a control, and each ablation method has its own colour.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from induction_lens.heads import Head
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+CLEAN = "#3b7dd8"
+CONTROL = "#8b93a1"
+METHOD_COLORS: Mapping[str, str] = {
+    "zero": "#9b5fc0",
+    "mean": "#d9662b",
+    "resample": "#1f9d74",
+    "pattern-preserving": "#c2427f",
+}
+SEQUENTIAL = [[0.0, "#eef2f7"], [0.35, "#9dbfe6"], [0.7, "#3b7dd8"], [1.0, "#123f7d"]]
+DIVERGING = [
+    [0.0, "#1f7a5c"],
+    [0.25, "#8cc9b2"],
+    [0.5, "#f1f2f4"],
+    [0.75, "#ecaa85"],
+    [1.0, "#b8480f"],
+]
+TEXT = "#7b838f"
+GRID = "rgba(127, 135, 148, 0.22)"
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
+Z95 = 1.96
+"""Half-width of a 95% interval, in standard errors."""
+
+
+def template() -> go.layout.Template:
+    """The look that all figures share."""
+    import plotly.graph_objects as go
+
+    axis = {
+        "gridcolor": GRID,
+        "linecolor": GRID,
+        "zerolinecolor": "rgba(127, 135, 148, 0.55)",
+        "ticks": "",
+        "automargin": True,
+        "title": {"standoff": 8},
+        "fixedrange": True,
+    }
+    return go.layout.Template(
+        layout={
+            "font": {"family": FONT, "size": 12, "color": TEXT},
+            "paper_bgcolor": "rgba(0, 0, 0, 0)",
+            "plot_bgcolor": "rgba(0, 0, 0, 0)",
+            "margin": {"l": 8, "r": 8, "t": 12, "b": 8},
+            "xaxis": axis,
+            "yaxis": axis,
+            "coloraxis": {
+                "colorbar": {"thickness": 10, "outlinewidth": 0, "len": 0.9, "tickfont.size": 11}
+            },
+            "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+            "hoverlabel": {"font": {"family": FONT}},
+            "dragmode": False,
+        }
+    )
+
+
+def new_figure(traces: Sequence[Any], *, height: int) -> go.Figure:
+    """A figure with the common template, some traces and a height in pixels."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure(data=list(traces))
+    figure.update_layout(template=template(), height=height)
+    return figure
+
+
+def add_band(
+    figure: go.Figure,
+    x: list[float],
+    mean: list[float],
+    half: list[float],
+    *,
+    name: str,
+    color: str,
+) -> None:
+    """Add a line, and the band of `half` on each side of it."""
+    import plotly.graph_objects as go
+
+    upper = [m + h for m, h in zip(mean, half, strict=True)]
+    lower = [m - h for m, h in zip(mean, half, strict=True)]
+    figure.add_trace(
+        go.Scatter(
+            x=[*x, *reversed(x)],
+            y=[*upper, *reversed(lower)],
+            fill="toself",
+            fillcolor=translucent(color),
+            line={"width": 0},
+            hoverinfo="skip",
+            legendgroup=name,
+            showlegend=False,
+        )
+    )
+    figure.add_trace(
+        go.Scatter(
+            x=x,
+            y=mean,
+            name=name,
+            legendgroup=name,
+            mode="lines",
+            line={"color": color, "width": 2.2 if name == "clean" else 1.8},
+            customdata=half,
+            hovertemplate=f"{name}, position %{{x:.0f}}: %{{y:.3f}} ± %{{customdata:.3f}}"
+            "<extra></extra>",
+        )
+    )
+
+
+def names_of(heads: Sequence[Head]) -> str:
+    """The heads in one line: `1.2, 1.5`."""
+    return ", ".join(str(head) for head in heads)
+
+
+def plain(text: str) -> str:
+    """Text that plotly shows as it is: it would read `<b>` as markup."""
+    return html.escape(text, quote=False)
+
+
+def translucent(color: str) -> str:
+    """A colour written as `#rrggbb`, for areas that others shine through."""
+    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red}, {green}, {blue}, 0.16)"
