@@ -5,7 +5,7 @@
    induction heads of the usual two-layer kind).
 2. `cut_at` gathers what the clamps of a run leave out at one step.
 3. `cutting` leaves it out of a hooked model, with the engine of knock-outs at test time
-   (`knockout`); `toy.toy_logits` computes the same without hooks.
+   (`knockout`); `toy_logits` computes the same without hooks.
 
 A clamped head gets no gradient. An optimizer with momentum still moves its weights for some steps
 after the clamp's start, by what earlier steps left in the momentum.
@@ -26,7 +26,8 @@ from torch import Tensor
 from induction_lens.heads import Head, HeadLike, parse_heads
 from induction_lens.knockout import knocked_out
 from induction_lens.models import hook_name, installed, toy_weights
-from induction_lens.toy import Cut, ToyConfig, keys_of, toy_config
+from induction_lens.toy import ToyConfig, toy_config
+from induction_lens.toy_logits import Cut, keys_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from induction_lens.clamp import Clamp
 from induction_lens.corpus import documents, load_tokenizer, pack, tokenizer_json, train_tokenizer
 from induction_lens.files import atomic_path, write_text
 from induction_lens.metrics import icl_score, per_token_loss
@@ -26,7 +27,7 @@ from induction_lens.models import weights_hash
 from induction_lens.snapshots import TOKENIZER, write_snapshot
 from induction_lens.tokens import text_tokens
 from induction_lens.toy import ToyConfig, build_toy
-from induction_lens.train import TrainingRun, train
+from induction_lens.train import TrainingRun, snapshot_steps, train
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -48,28 +49,50 @@ class Preset:
     """Training tokens, BOS included; each is seen once."""
     batch_size: int = 16
     """Sequences of `config.n_ctx` tokens in a batch."""
+    clamp: tuple[Clamp, ...] = ()
+    """What is knocked out during a part of the run."""
 
 
 # Smeared keys change within the first 3M tokens and one layer never does: half of what toy-2l needs
 # is ample for both.
 _HALF = 12_500_000
+_ONE, _TWO = ToyConfig(n_layers=1), ToyConfig(n_layers=2)
 PRESETS: dict[str, Preset] = {
-    "toy-2l": Preset(ToyConfig(n_layers=2), "two layers, attention only: has induction heads"),
-    "toy-1l": Preset(
-        ToyConfig(n_layers=1), "one layer, attention only: has no induction heads", _HALF
-    ),
+    "toy-2l": Preset(_TWO, "two layers, attention only: has induction heads"),
+    "toy-1l": Preset(_ONE, "one layer, attention only: has no induction heads", _HALF),
     "toy-1l-smeared": Preset(
-        ToyConfig(n_layers=1, smeared_keys=True),
+        replace(_ONE, smeared_keys=True),
         "one layer, attention only, with smeared keys: has induction heads",
         _HALF,
     ),
-    "toy-2l-smeared": Preset(
-        ToyConfig(n_layers=2, smeared_keys=True),
-        "two layers, attention only, with smeared keys: has induction heads",
-        _HALF,
+}
+"""The models to start from, by name."""
+
+PHASE_TOKENS = 8_000_000
+"""Training tokens of every run of `PHASE_PRESETS`."""
+
+
+def _phase(description: str, *, clamp: tuple[Clamp, ...] = (), **config: Any) -> Preset:
+    """A run over the phase change: all have the same text, batches, and rates."""
+    model = ToyConfig(d_vocab=1024, qk_bias=1.5, aligned_unembed=0.5, **config)
+    return Preset(model, description, PHASE_TOKENS, batch_size=8, clamp=clamp)
+
+
+PHASE_PRESETS: dict[str, Preset] = {
+    "phase-1l": _phase("1 layer", n_layers=1),
+    "phase-2l": _phase("2 layers", n_layers=2),
+    "phase-3l": _phase("3 layers", n_layers=3),
+    "phase-1l-smeared": _phase("1 layer, smeared keys", n_layers=1, smeared_keys=True),
+    "phase-2l-smeared": _phase("2 layers, smeared keys", n_layers=2, smeared_keys=True),
+    "phase-2l-mlp": _phase("2 layers with MLPs", n_layers=2, attn_only=False),
+    "phase-2l-clamped": _phase(
+        "2 layers, no K-composition at first",
+        n_layers=2,
+        clamp=(Clamp(k_composition=True, start=0, end=1000),),
     ),
 }
-"""The models that ship, by name."""
+"""The runs of the training dynamics, by name: they differ in the model alone (and the last in what
+is held at zero)."""
 
 
 def train_preset(
@@ -77,6 +100,7 @@ def train_preset(
     out: str | Path,
     *,
     n_tokens: int | None = None,
+    text: str | Path | None = None,
     tokenizer: PreTrainedTokenizerFast | None = None,
     roots: Sequence[str | Path] | None = None,
     seed: int = 0,
@@ -84,21 +108,23 @@ def train_preset(
     resume: bool = True,
     progress: bool = True,
 ) -> TrainingRun:
-    """Train one of `PRESETS` on the Python source on this machine.
+    """Train one of `PRESETS` or `PHASE_PRESETS` on the Python source on this machine.
 
     Everything goes to `out`: the tokenizer, the packed text, the snapshots, the checkpoint, and
     at the end the model itself as `out/model` with a card. Called again after an interruption it
     continues exactly.
 
     Args:
-        name: A name in `PRESETS`.
+        name: A name in `PRESETS` or `PHASE_PRESETS`.
         out: Folder for all of it.
         n_tokens: Training tokens; None: as the preset says.
+        text: Folder for the tokenizer and the packed text, for runs that are to share them; None:
+            `out`.
         tokenizer: A tokenizer to use instead of learning one.
         roots: Folders to train on instead of the standard library and installed packages.
-        seed: Seed of the weights and of the order of the text.
+        seed: Seed of the weights and of the order of the batches.
         device: Where to train; None picks CUDA if there is one, else the CPU.
-        resume: Continue from what is in `out`.
+        resume: Continue from what is in `out`, and use the text that is there.
         progress: Show a bar.
 
     Returns:
@@ -107,16 +133,18 @@ def train_preset(
     Raises:
         ValueError: There is no such preset, there is too little text, or `out` holds another run.
     """
-    if name not in PRESETS:
-        raise ValueError(f"expected a preset, one of {', '.join(PRESETS)}, got {name!r}")
-    preset, out = PRESETS[name], Path(out)
+    presets = PRESETS | PHASE_PRESETS
+    if name not in presets:
+        raise ValueError(f"expected a preset, one of {', '.join(presets)}, got {name!r}")
+    preset, out = presets[name], Path(out)
     config = replace(preset.config, seed=seed)
     n_tokens = preset.n_tokens if n_tokens is None else n_tokens
     n_steps = max(1, round(n_tokens / (preset.batch_size * config.n_ctx)))
     n_sequences = n_steps * preset.batch_size
-    prepared = _read_text(out, n_sequences) if resume else None
+    folder = out if text is None else Path(text)
+    prepared = _read_text(folder, config, n_sequences) if resume or text is not None else None
     if prepared is None:
-        prepared = _prepare_text(out, config, tokenizer, n_sequences=n_sequences, roots=roots)
+        prepared = _prepare_text(folder, config, tokenizer, n_sequences=n_sequences, roots=roots)
     tokenizer, tokens = prepared
     model = build_toy(config, device=device, tokenizer=tokenizer)
     run = train(
@@ -124,7 +152,9 @@ def train_preset(
         tokens,
         n_steps=n_steps,
         batch_size=preset.batch_size,
-        micro_batch=4,
+        micro_batch=2,
+        clamp=preset.clamp or None,
+        snapshots=snapshot_steps(n_steps, 48, early=8),
         out=out,
         resume=resume,
         progress=progress,
@@ -132,7 +162,7 @@ def train_preset(
     )
     write_snapshot(model, out / "model", step=run.n_steps, tokens_seen=run.tokens_seen)
     card = {"name": name, "description": preset.description, **_card(model, run, config)}
-    card["command"] = f"induction-lens train --preset {name}"
+    card["command"] = f"induction-lens train --preset {name} --seed {seed}"
     write_text(out / "model" / "card.json", json.dumps(card, indent=2) + "\n")
     return run
 
@@ -160,17 +190,20 @@ def _card(model: Any, run: TrainingRun, config: ToyConfig) -> dict[str, Any]:
     }
 
 
-def _read_text(out: Path, n_sequences: int) -> tuple[PreTrainedTokenizerFast, Tensor] | None:
+def _read_text(
+    folder: Path, config: ToyConfig, n_sequences: int
+) -> tuple[PreTrainedTokenizerFast, Tensor] | None:
     """The tokenizer and the packed text that an earlier call left, where they are enough."""
-    if not ((out / TOKENS).is_file() and (out / TOKENIZER).is_file()):
+    if not ((folder / TOKENS).is_file() and (folder / TOKENIZER).is_file()):
         return None
-    tokens = load_file(out / TOKENS)["tokens"]
-    enough = len(tokens) >= n_sequences
-    return (load_tokenizer(out / TOKENIZER), tokens[:n_sequences]) if enough else None
+    tokenizer, tokens = load_tokenizer(folder / TOKENIZER), load_file(folder / TOKENS)["tokens"]
+    enough = len(tokens) >= n_sequences and tokens.shape[1] == config.n_ctx
+    fits = len(tokenizer) <= config.d_vocab
+    return (tokenizer, tokens[:n_sequences]) if enough and fits else None
 
 
 def _prepare_text(
-    out: Path,
+    folder: Path,
     config: ToyConfig,
     tokenizer: PreTrainedTokenizerFast | None,
     *,
@@ -178,8 +211,9 @@ def _prepare_text(
     roots: Sequence[str | Path] | None,
 ) -> tuple[PreTrainedTokenizerFast, Tensor]:
     texts = documents("train", roots=roots)
-    # The files of one package lie together: mix them, so that any part is like the whole.
-    generator = torch.Generator().manual_seed(config.seed)
+    # The files of one package lie together: mix them, so that any part is like the whole; in one
+    # order, whatever the seed of the run, so that runs can share a tokenizer.
+    generator = torch.Generator().manual_seed(0)
     texts = [texts[i] for i in torch.randperm(len(texts), generator=generator).tolist()]
     if tokenizer is None:
         ends = accumulate(len(text) for text in texts)
@@ -191,7 +225,7 @@ def _prepare_text(
             f"expected text for {n_sequences} sequences of {config.n_ctx} tokens, got enough for "
             f"{len(tokens)}; install more Python packages, or train on fewer tokens"
         )
-    write_text(out / TOKENIZER, tokenizer_json(tokenizer))
-    with atomic_path(out / TOKENS) as temporary:
+    write_text(folder / TOKENIZER, tokenizer_json(tokenizer))
+    with atomic_path(folder / TOKENS) as temporary:
         save_file({"tokens": tokens}, temporary)
     return tokenizer, tokens

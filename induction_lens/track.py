@@ -332,6 +332,7 @@ def _join(points: Path, snapshots: Sequence[Snapshot], settings: _Settings) -> T
         smear=joined.get("smear"),
         weights=tuple(about["weights"] for about in abouts),
         evaluation=abouts[0]["evaluation"],
+        clamp=tuple(snapshots[-1].extra.get("clamp", ())),
     )
 
 

@@ -29,7 +29,8 @@ from induction_lens.clamp import Clamp, checked_clamps, cut_at, cutting
 from induction_lens.models import device_of, toy_weights
 from induction_lens.optimization import Optimization, read_checkpoint, start
 from induction_lens.snapshots import Snapshot, list_snapshots, save
-from induction_lens.toy import Cut, toy_config, toy_logits
+from induction_lens.toy import toy_config
+from induction_lens.toy_logits import Cut, toy_logits
 
 Batches = Int[Tensor, "sequence pos"] | Callable[[int], Int[Tensor, "batch pos"]]
 CHECKPOINT = "checkpoint.safetensors"
@@ -203,7 +204,9 @@ class _Run:
             return
         step, seen = len(self.losses), self.tokens_seen
         if step in self.schedule:
-            extra = {"loss": self.losses[-1]} if self.losses else {}
+            extra: dict[str, Any] = {"loss": self.losses[-1]} if self.losses else {}
+            if self.settings["clamp"]:
+                extra["clamp"] = self.settings["clamp"]
             save(model, self.folder / "snapshots", step=step, tokens_seen=seen, extra=extra)
         if step and (step % self.checkpoint_every == 0 or step == self.settings["n_steps"]):
             about = {"settings": json.dumps(self.settings), "tokens_seen": str(seen)}
@@ -216,22 +219,28 @@ class _Run:
         return tuple(list_snapshots(self.folder / "snapshots"))
 
 
-def snapshot_steps(n_steps: int, n: int = 64) -> tuple[int, ...]:
+def snapshot_steps(n_steps: int, n: int = 64, *, early: int | None = None) -> tuple[int, ...]:
     """When to save about `n` snapshots: step 0, then logarithmically, then linearly spaced.
 
-    The first half covers the first `2 / n` of the run, where the loss falls fastest; from there
-    on the steps are `2 * n_steps / n` apart, up to the last one.
+    Args:
+        n_steps: Steps of the run.
+        n: Snapshots after step 0.
+        early: How many of them are spaced logarithmically, before the others, which are evenly
+            spaced up to the last step; None: half, for the loss falls fastest at first.
 
     Raises:
-        ValueError: `n` is below 4.
+        ValueError: `n` is below 4, or fewer than 2 are early or late.
     """
-    if n < 4:
-        raise ValueError(f"expected at least 4 snapshots, got {n}")
-    half = n // 2
-    knee = max(n_steps / half, 1.0)
-    early = [round(knee ** (i / (half - 1))) for i in range(half)]
-    late = [round(knee * i) for i in range(1, half + 1)]
-    return tuple(sorted({0, n_steps, *(step for step in early + late if step <= n_steps)}))
+    early = n // 2 if early is None else early
+    if n < 4 or not 2 <= early <= n - 2:
+        raise ValueError(
+            f"expected at least 4 snapshots, 2 of them early and 2 late, got {n} and {early} early"
+        )
+    late = n - early
+    knee = max(n_steps / late, 1.0)
+    first = [round(knee ** (i / (early - 1))) for i in range(early)]
+    rest = [round(knee * i) for i in range(1, late + 1)]
+    return tuple(sorted({0, n_steps, *(step for step in first + rest if step <= n_steps)}))
 
 
 def _rate(step: int, n_steps: int, *, warmup: int, decay: float) -> float:

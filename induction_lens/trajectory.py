@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 METADATA = b"induction_lens.trajectory"
-_ABOUT = ("name", "config", "seed", "early", "late", "window", "evaluation")
+_ABOUT = ("name", "config", "seed", "early", "late", "window", "evaluation", "clamp")
 _TENSORS = (
     "steps",
     "tokens_seen",
@@ -88,6 +88,8 @@ class Trajectory:
     evaluation: str = ""
     """SHA-256 of the text, the prompts and the choice of `token_losses`: trajectories that share it
     were measured on the same tokens, so that their numbers can be paired."""
+    clamp: tuple[Mapping[str, Any], ...] = ()
+    """What was held at zero while the run was trained: `Clamp.to_dict()` of each clamp."""
 
     def strongest(self) -> Head:
         """The head with the highest induction score at the last snapshot."""
@@ -151,6 +153,7 @@ class Trajectory:
         columns = {name: _from_arrow(table[name], shape) for name, shape in about["shapes"].items()}
         columns["token_losses"] = columns["token_losses"].float()
         fields: dict[str, Any] = {name: about[name] for name in _ABOUT}
+        fields["clamp"] = tuple(about["clamp"])
         fields |= {name: columns.get(name) for name in _TENSORS}
         for group in _TABLES:
             prefix = f"{group}."

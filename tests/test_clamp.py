@@ -14,7 +14,8 @@ from induction_lens.clamp import Clamp, checked_clamps, cut_at, cutting
 from induction_lens.detectors import score_heads
 from induction_lens.heads import Head
 from induction_lens.models import HAS_HOOKED_TRANSFORMER, InterventionError, toy_weights
-from induction_lens.toy import Cut, ToyConfig, build_toy, set_weights, toy_logits
+from induction_lens.toy import ToyConfig, build_toy, set_weights
+from induction_lens.toy_logits import Cut, toy_logits
 from induction_lens.train import CHECKPOINT, train
 
 SIZES: dict[str, Any] = {"n_layers": 3, "d_model": 24, "n_heads": 3, "d_vocab": 37, "n_ctx": 17}

@@ -17,8 +17,8 @@ from induction_lens.toy import (
     set_weights,
     smear,
     toy_config,
-    toy_logits,
 )
+from induction_lens.toy_logits import toy_logits
 
 SIZES: dict[str, Any] = {"n_layers": 2, "d_model": 24, "n_heads": 3, "d_vocab": 37, "n_ctx": 29}
 
@@ -287,3 +287,29 @@ def test_dtype_reaches_every_weight(implementation):
     single = build_toy(config, implementation=implementation, device="cpu")
     gap = (model(_tokens()) - single(_tokens())).abs().max()
     assert 0 < gap < 1e-4
+
+
+def test_biases_of_queries_and_keys_and_the_unembedding_start_as_asked():
+    plain = toy_weights(build_toy(ToyConfig(d_vocab=1024), device="cpu"))
+    config = ToyConfig(d_vocab=1024, qk_bias=1.5, aligned_unembed=0.25)
+    set_out = toy_weights(build_toy(config, device="cpu"))
+    assert all((plain[f"blocks.{i}.attn.b_{c}"] == 0).all() for i in range(2) for c in "QKVO")
+    for layer in range(2):
+        for kind in "QK":
+            bias = set_out[f"blocks.{layer}.attn.b_{kind}"]
+            assert abs(bias.std().item() - 1.5) < 0.3
+            assert abs(bias.mean().item()) < 0.4
+        assert all((set_out[f"blocks.{layer}.attn.b_{kind}"] == 0).all() for kind in "VO")
+    embedding, unembedding = set_out["embed.W_E"], set_out["unembed.W_U"]
+    rest = (unembedding - 0.25 * embedding.T) / 0.75  # what was drawn for the unembedding itself
+    assert abs(rest.std().item() * 128**0.5 / 0.8 - 1) < 0.02
+    correlation = torch.corrcoef(torch.stack([rest.flatten(), embedding.T.flatten()]))[0, 1]
+    assert abs(correlation.item()) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("qk_bias", -1.0), ("aligned_unembed", 1.5), ("aligned_unembed", -0.1)]
+)
+def test_where_weights_start_is_checked(field, value):
+    with pytest.raises(ValueError, match=f"expected {field} .*got {value}"):
+        ToyConfig(**{field: value})

@@ -39,15 +39,16 @@ def _same(a, b) -> bool:
     return a.keys() == b.keys() and all(a[name].equal(b[name]) for name in a)
 
 
-@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
-def test_fused_and_hooked_training_agree(implementation, optimizer):
-    # Low rates: optimizers that divide by the gradient's size also magnify rounding.
+@pytest.mark.parametrize(("optimizer", "gap"), [("muon", 5e-4), ("adamw", 1e-4)])
+def test_fused_and_hooked_training_agree(implementation, optimizer, gap):
+    # Low rates: optimizers that divide by the gradient's size also magnify rounding. torch's Muon
+    # orthogonalises in bfloat16, where it depends on the processor how much.
     rates: dict[str, Any] = {"learning_rate": 1e-3, "muon_learning_rate": 2e-3}
     hooked, fused = (
         train(_toy(implementation), _data(), fused=fused, optimizer=optimizer, **OPTIONS, **rates)
         for fused in (False, True)
     )
-    assert (hooked.losses - fused.losses).abs().max() < 1e-4
+    assert (hooked.losses - fused.losses).abs().max() < gap
     assert hooked.losses[-1] < hooked.losses[0] - 0.02
 
 
@@ -245,7 +246,11 @@ def test_snapshot_steps_are_logarithmic_then_linear():
     steps = snapshot_steps(4000, n=20)
     assert steps == (0, 1, 2, 4, 7, 14, 28, 54, 106, 206, *range(400, 4001, 400))
     assert snapshot_steps(5) == (0, 1, 2, 3, 4, 5)
-    with pytest.raises(ValueError, match="at least 4 snapshots, got 3"):
+    dense_late = (0, 1, 5, 22, 100, *range(200, 1601, 100))
+    assert snapshot_steps(1600, n=20, early=4) == dense_late
+    with pytest.raises(ValueError, match="2 of them early and 2 late, got 20 and 19 early"):
+        snapshot_steps(1600, n=20, early=19)
+    with pytest.raises(ValueError, match="at least 4 snapshots, .*got 3 and 1 early"):
         snapshot_steps(100, n=3)
 
 
