@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
+import scipy.stats
 import torch
 
 from induction_lens import metrics
@@ -66,6 +68,22 @@ def test_the_bootstrap_interval_covers_the_truth_as_often_as_it_says():
     assert 0.90 <= covered / 200 <= 0.99
     estimate = bootstrap_mean(torch.randn(400, generator=generator) * 3, seed=1)
     assert estimate.high - estimate.low == pytest.approx(2 * 1.96 * 3 / 20, rel=0.15)
+
+
+@pytest.mark.parametrize(("n", "confidence", "seed"), [(2, 0.95, 0), (61, 0.95, 3), (101, 0.8, 1)])
+def test_the_bootstrap_interval_is_that_of_scipy(n, confidence, seed):
+    values = torch.randn(n, generator=torch.Generator().manual_seed(n)).exp()
+    ours = bootstrap_mean(values, confidence=confidence, n_resamples=499, seed=seed)
+    theirs = scipy.stats.bootstrap(
+        (values.double().numpy(),),
+        np.mean,
+        confidence_level=confidence,
+        n_resamples=499,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+    assert ours.low < ours.value < ours.high
 
 
 def test_an_estimate_reads_as_value_and_interval():
