@@ -52,6 +52,8 @@ Method = Literal["zero", "mean", "resample", "pattern-preserving"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
 Z = Float[Tensor, "batch pos head d_head"]
+# What outputs of all heads may take to be kept: the clean pass is then spared its attention.
+_WHOLE_BYTES = 2**28
 # (layer, z of the chosen heads, which rows of the whole set and which positions it holds)
 # -> their replacement
 Replacement = Callable[[int, Tensor, slice, Sequence[int]], Tensor]
@@ -91,6 +93,8 @@ class Outputs:
     """By layer: their mean over sequences at every position."""
     each: Mapping[int, Float[Tensor, "batch pos head d_head"]]
     """By layer: those of every sequence, where they were kept."""
+    whole: Mapping[int, Float[Tensor, "batch pos all_heads d_head"]]
+    """By layer: those of all heads of the model, not of `heads` alone, where they were kept."""
 
     def of(self, heads: ByLayer) -> Outputs:
         """The same for fewer heads."""
@@ -99,6 +103,7 @@ class Outputs:
             heads,
             {layer: self.means[layer][:, chosen] for layer, chosen in index.items()},
             {n: self.each[n][:, :, chosen] for n, chosen in index.items() if n in self.each},
+            self.whole,
         )
 
 
@@ -108,6 +113,7 @@ def keep_outputs(
     reference: Int[Tensor, "reference_batch reference_pos"],
     *,
     each: bool,
+    whole: bool = False,
     batch_size: int | None = None,
     progress: str | None = None,
 ) -> Outputs:
@@ -118,12 +124,17 @@ def keep_outputs(
         heads: head indices by layer.
         reference: the sequences.
         each: keep those of every sequence too, not their mean alone.
+        whole: keep those of all heads up to the last layer too, where the model can be taken apart
+            and they fit a memory budget, on the model's device.
         batch_size: sequences per forward pass; None chooses by a memory budget.
         progress: title of a progress bar.
     """
     check_tokens(model, reference)
     kept: dict[int, list[Tensor]] = {layer: [] for layer in heads}
     sums: dict[int, Tensor] = {}
+    all_heads: dict[int, list[Tensor]] = {}
+    sizes = shape(model)
+    n_bytes = 4 * reference.numel() * (max(heads) + 1) * sizes.n_heads * sizes.d_head
     with streaming(model, reference[:1].to(device_of(model))) as stream:
         fitting = batch_size_for(model, reference.shape[1], fused=stream is not None)
         for rows in batches(len(reference), batch_size or fitting, progress=progress):
@@ -134,8 +145,15 @@ def keep_outputs(
                 sums[layer] = sums[layer] + part if layer in sums else part
                 if each:
                     kept[layer].append(z.cpu())
+            if whole and stream is not None and n_bytes <= _WHOLE_BYTES:
+                for layer, z in outputs.items():
+                    all_heads.setdefault(layer, []).append(z)
     means = {layer: (total / len(reference)).float() for layer, total in sums.items()}
-    return Outputs(heads, means, {n: torch.cat(parts) for n, parts in kept.items() if parts})
+    return Outputs(heads, means, _joined(kept), _joined(all_heads))
+
+
+def _joined(parts: Mapping[int, list[Tensor]]) -> dict[int, Tensor]:
+    return {layer: torch.cat(some) for layer, some in parts.items() if some}
 
 
 def _outputs(model: Model, stream: Stream | None, last: int, batch: Tensor) -> Mapping[int, Tensor]:

@@ -12,7 +12,7 @@ Positions are those of the logits here, one before the token that is predicted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -71,21 +71,34 @@ def clean_pass(
     rows: slice,
     read: list[int],
     *,
+    known: Mapping[int, Float[Tensor, "batch pos head d_head"]],
     freezes: bool,
 ) -> tuple[CleanPass, Float[Tensor, "batch read_pos"]]:
-    """Run a batch; what knock-outs need of it, and its losses in nats."""
+    """Run a batch; what knock-outs need of it, and its losses in nats.
+
+    Args:
+        stream: the model.
+        tokens: the batch, whole.
+        rows: which rows of the whole set it is.
+        read: positions whose logits are read, in order.
+        known: by layer, the outputs `z` of the batch, where they need not be computed.
+        freezes: keep what attention is computed from.
+    """
     clean = CleanPass(stream, tokens, rows, read, n_pos=read[-1] + 1)
     residual = stream.enter(tokens[:, : clean.n_pos])
     for layer in range(stream.n_layers):
-        inputs = stream.attention_inputs(layer, residual)
         at = clean.at(layer, read)
-        z = stream.attend(layer, inputs, at)
+        if freezes or layer not in known:
+            inputs = stream.attention_inputs(layer, residual)
+            z = stream.attend(layer, inputs, at)
+            if freezes:
+                clean.inputs[layer] = inputs
+        else:
+            z = known[layer][:, : clean.n_pos] if at is None else known[layer][:, at]
         before = residual if at is None else residual[:, at]
         middle = before + stream.attention_out(layer, z)
         residual = stream.after_attention(layer, before, middle)
         clean.outputs[layer], clean.before[layer], clean.middle[layer] = z, before, middle
-        if freezes:
-            clean.inputs[layer] = inputs
     return clean, clean.losses(residual, read)
 
 

@@ -2,7 +2,8 @@
 
 1. What `mean` and `resample` write is kept once for all knock-outs.
 2. For each batch, one clean pass gives the clean losses and keeps, for every layer, what a
-   knock-out there starts from (`streamed`). It ends at the last position that is read.
+   knock-out there starts from (`streamed`). It ends at the last position that is read, and takes
+   over what the first step already knows of the same sequences.
 3. A knock-out changes the output of attention at its first layer, and runs from there; its last
    layer is computed only where it is read, and so are the logits.
 4. After the last layer no attention can change: there pattern-preserving ablation is zero
@@ -13,7 +14,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -87,10 +88,11 @@ def knockout_losses(
     prove_writes_land(model, list(touched), vocabulary=shape(model).d_vocab)
     asked, last_layer = jobs, shape(model).n_layers - 1
     jobs = list(dict.fromkeys(_simplest(job, last_layer) for job in asked))
-    knockouts = _prepared(
+    knockouts, known = _prepared(
         model,
         jobs,
-        tokens if reference is None else reference,
+        tokens,
+        reference,
         per_position=per_position,
         seed=seed,
         batch_size=batch_size,
@@ -110,7 +112,9 @@ def knockout_losses(
         for rows in batches(len(tokens), batch_size or fitting):
             batch = tokens[rows].to(device_of(model))
             work = (knockouts, wanted, batch, rows)
-            passes = _hooked(model, *work) if stream is None else _streamed(stream, *work)
+            passes = (
+                _hooked(model, *work) if stream is None else _streamed(stream, *work, known=known)
+            )
             for indices, read, loss in passes:
                 for index, of_one in zip(indices, loss.cpu(), strict=True):
                     losses[index, rows, read] = of_one
@@ -133,26 +137,29 @@ def _simplest(job: Job, last_layer: int) -> Job:
 def _prepared(
     model: Model,
     jobs: Sequence[Job],
-    source: Int[Tensor, "reference_batch reference_pos"],
+    tokens: Int[Tensor, "batch pos"],
+    reference: Int[Tensor, "reference_batch reference_pos"] | None,
     *,
     per_position: bool,
     seed: int,
     batch_size: int | None,
     progress: str | None,
-) -> list[Knockout]:
-    """The knock-outs, with what they take from the reference."""
+) -> tuple[list[Knockout], Mapping[int, Tensor]]:
+    """The knock-outs, with what they take from the reference; and by layer the outputs of all heads
+    on the tokens, where they are known from that."""
     borrowers = [job for job in jobs if job.method in ("mean", "resample")]
-    outputs = Outputs({}, {}, {})
+    outputs = Outputs({}, {}, {}, {})
     if borrowers:
         outputs = keep_outputs(
             model,
             by_layer({head for job in borrowers for head in job.heads}),
-            source,
+            tokens if reference is None else reference,
             each=any(job.method == "resample" for job in jobs),
+            whole=reference is None,
             batch_size=batch_size,
             progress=progress,
         )
-    return [
+    knockouts = [
         Knockout(
             model,
             job.heads,
@@ -163,6 +170,7 @@ def _prepared(
         )
         for job in jobs
     ]
+    return knockouts, outputs.whole
 
 
 # indices into the losses (0 is clean, job i is at i + 1), positions, and losses in nats
@@ -175,13 +183,16 @@ def _streamed(
     wanted: Sequence[list[int]],
     batch: Tensor,
     rows: slice,
+    *,
+    known: Mapping[int, Tensor],
 ) -> Passes:
     """The passes of one batch on a model that is taken apart."""
     # logits at one position predict the token at the next
     logits_read = [[position - 1 for position in read] for read in wanted]
     union = sorted({position for read in logits_read for position in read})
     freezes = any(knockout.freezes for knockout in knockouts)
-    clean, losses = clean_pass(stream, batch, rows, union, freezes=freezes)
+    of_batch = {layer: z[rows] for layer, z in known.items()}
+    clean, losses = clean_pass(stream, batch, rows, union, known=of_batch, freezes=freezes)
     yield [0], [position + 1 for position in union], losses[None]
     n_positions = positions_for(knockouts[0].model)
     for members, read, after in knockout_passes(clean, knockouts, logits_read, n_positions):

@@ -10,6 +10,7 @@ from induction_lens.heads import Head
 from induction_lens.metrics import per_token_loss
 from induction_lens.models import (
     HAS_HOOKED_TRANSFORMER,
+    Stream,
     Unembedder,
     hook_name,
     losses_at,
@@ -243,3 +244,35 @@ def test_knockouts_that_go_together_are_those_that_go_alone(name, implementation
     read = [5, 9, 21]
     assert torch.allclose(found[0][..., read], found[1][..., read], atol=1e-5)
     assert found[0][..., read].isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["toy", "gpt2", "llama"])
+@pytest.mark.parametrize("late", [21, 22])
+def test_known_outputs_spare_the_clean_pass_its_attention(name, late, implementation, monkeypatch):
+    """Against a reference that is passed, and so is not known to be the same sequences."""
+    model = _toy(implementation) if name == "toy" else hugging_face_model(name)
+    last = model.cfg.n_layers - 1
+    heads = ((Head(0, 1), Head(last, 2)), (Head(last, 0),))
+    jobs = [
+        sweep.Job(some, method, read)
+        for some in heads
+        for method in ("zero", "mean", "resample")
+        for read in ((5, 9, late), None)
+    ]
+    attended = []
+    attend = Stream.attend
+    monkeypatch.setattr(Stream, "attend", lambda *args: attended.append(args[1]) or attend(*args))
+    found, counts = [], []
+    for reference in (None, TOKENS.clone()):
+        attended.clear()
+        options = dict(reference=reference, batch_size=2, progress=False)
+        found.append(sweep.knockout_losses(model, jobs, TOKENS, **options))
+        counts.append(len(attended))
+    for ours, expected in zip(*found, strict=True):
+        assert torch.equal(ours.isnan(), expected.isnan())
+        assert torch.allclose(ours, expected, atol=1e-5, equal_nan=True)
+    assert counts[1] - counts[0] == 3 * (last + 1)  # three batches
+    monkeypatch.setattr("induction_lens.knockout._WHOLE_BYTES", 0)
+    attended.clear()
+    sweep.knockout_losses(model, jobs, TOKENS, batch_size=2, progress=False)
+    assert len(attended) == counts[1]

@@ -113,8 +113,10 @@ class Unembedder:
 
     def __call__(self, final: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
         """Logits."""
-        logits = final @ self._W_U
-        return logits if self._b_U is None else logits.add_(self._b_U)
+        if self._b_U is None:
+            return final @ self._W_U
+        flat = final.reshape(-1, final.shape[-1])
+        return torch.addmm(self._b_U, flat, self._W_U).view(*final.shape[:-1], self.d_vocab)
 
 
 def unembedded_losses(
