@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from induction_lens import detectors
@@ -38,13 +39,24 @@ def test_targets_are_the_marks_of_the_mask(detector, n, length, n_ids):
     assert len(row) == mask.sum()  # none is listed twice
 
 
+@pytest.mark.parametrize("totals", ["fused", "summed"])
 @pytest.mark.parametrize("name", ["rotary", "standard", "gpt2", "llama", "neox"])
-def test_streamed_scores_are_those_of_the_patterns(name, implementation, monkeypatch):
+def test_streamed_scores_are_those_of_the_patterns(name, totals, implementation, monkeypatch):
     toy = name in ("rotary", "standard")
     model = (
         _toy(implementation, positions=name, smeared_keys=True) if toy else hugging_face_model(name)
     )
-    monkeypatch.setattr(attention, "_BLOCK_SCORES", 2 * 23 * 3 * 4)  # a few queries at a time
+    monkeypatch.setattr(attention, "_BLOCK", 2 * 23 * 3 * 4)  # a few queries or targets at a time
+    known = []
+    if totals == "summed":
+        monkeypatch.setattr(detectors.streaming, "knows_totals", lambda: False)
+    look = attention.TargetMass.look
+
+    def watched(self, layer, inputs, totals, **options):
+        known.append(totals is not None)
+        look(self, layer, inputs, totals, **options)
+
+    monkeypatch.setattr(attention.TargetMass, "look", watched)
     options = dict(tokens=_sequences(), detectors=NAMES, progress=False, batch_size=2)
     whole = detectors.score_heads(model, attention="pattern", **options)
     streamed = detectors.score_heads(model, attention="streaming", **options)
@@ -53,8 +65,28 @@ def test_streamed_scores_are_those_of_the_patterns(name, implementation, monkeyp
             one, other = (getattr(scores[detector], field) for scores in (whole, streamed))
             assert torch.allclose(one, other, atol=1e-5)
         assert whole[detector].uniform == streamed[detector].uniform
+    assert set(known) == {totals == "fused"}
     assert whole["previous_token"].values.max() > 0.02
     assert torch.allclose(whole["induction"].null, streamed["induction"].null, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        lambda query, key, value, *_, scale: (value, (query @ key.mT * scale).logsumexp(-1)),
+        lambda query, key, value, dropout, causal, scale: (
+            F.scaled_dot_product_attention(query, key, value, is_causal=causal, scale=scale),
+            (query @ key.mT * scale).logsumexp(-1),  # of later keys too
+        ),
+        lambda query, key, value: None,
+    ],
+    ids=["other outputs", "other totals", "other arguments"],
+)
+def test_a_kernel_that_changed_is_not_trusted(kernel, monkeypatch):
+    assert detectors.streaming.knows_totals()
+    name = "_scaled_dot_product_flash_attention_for_cpu"
+    monkeypatch.setattr(torch.ops.aten, name, kernel)
+    assert not detectors.streaming.knows_totals.__wrapped__()
 
 
 class _Largest(TorchDispatchMode):
@@ -71,7 +103,7 @@ class _Largest(TorchDispatchMode):
 
 
 def test_no_pattern_is_ever_in_memory(implementation, monkeypatch):
-    monkeypatch.setattr(attention, "_BLOCK_SCORES", 2**14)
+    monkeypatch.setattr(attention, "_BLOCK", 2**14)
     largest = {}
     for how in ("pattern", "streaming"):
         for length in (400, 800):
@@ -87,9 +119,10 @@ def test_no_pattern_is_ever_in_memory(implementation, monkeypatch):
                 )
             largest[how, length] = seen.n
     assert largest["pattern", 400] == 7 * 400**2
-    # 128 tokens are run in whole, to see that the model can be taken apart
-    assert largest["streaming", 400] <= 7 * 128**2
-    assert largest["streaming", 800] <= 7 * 128**2
+    # 64 tokens are run in whole, to see that the model can be taken apart, and a bridge's mask for
+    # them is as wide as the model's context
+    assert largest["streaming", 400] <= 64 * 800
+    assert largest["streaming", 800] <= 64 * 800
 
 
 def test_what_streaming_cannot_serve_is_refused(implementation):

@@ -6,8 +6,10 @@
 3. The score is the attention on marked keys: summed over keys, averaged over the queries that
    count.
 
-`TargetMass` reads the attention either off the model's patterns, inside hooks, or, for contexts
-whose patterns do not fit in memory, from queries and keys, one block of queries at a time.
+`TargetMass` reads the attention either off the model's patterns, inside hooks, or, without a
+pattern in memory, from queries and keys: `exp(q·k - total)`, where `total` is the logarithm of what
+the softmax divides by. Fused attention gives the totals; where it does not, they come from all
+scores, one block of queries at a time.
 
 A perfect head scores 1, a head that rests on BOS scores 0. The marks of the induction detector are
 the "prefix matching" of Olsson et al. 2022 ("Head activation evaluators"): the token after *every*
@@ -30,7 +32,7 @@ from induction_lens.heads import HeadScores
 from induction_lens.models import AttentionInputs, HookFunction, Model, hook_name, shape
 
 AttentionDetector = Literal["previous_token", "induction", "duplicate_token"]
-_BLOCK_SCORES = 2**19  # attention scores in memory at a time, 2 MiB: 8 took 1.1 times as long
+_BLOCK = 2**19  # numbers in memory at a time, scores or coordinates: 8 MiB took 1.1 times as long
 
 
 def target_mask(
@@ -152,16 +154,49 @@ class TargetMass:
         self, layer: int, name: AttentionDetector, row: Tensor, attention: Float[Tensor, "_ head"]
     ) -> None:
         """Count the attention on some targets."""
-        total = attention.new_zeros(self._rows.stop - self._rows.start, attention.shape[1])
-        total = total.double().index_add_(0, row, attention.double())
-        self._mass[name][layer, :, self._rows] += total.T.cpu()
+        n_rows, n_heads = self._rows.stop - self._rows.start, attention.shape[1]
+        total = attention.new_zeros(n_rows * n_heads, dtype=torch.float64)
+        cell = row[:, None] * n_heads + torch.arange(n_heads, device=row.device)
+        # flat, because whole rows are added one by one, each by a call of its own
+        total.index_add_(0, cell.flatten(), attention.double().flatten())
+        self._mass[name][layer, :, self._rows] += total.view(n_rows, n_heads).T.cpu()
 
-    def look(self, layer: int, inputs: AttentionInputs, *, scale: float) -> None:
-        """Count a layer's attention on targets from its queries and keys, in blocks of queries."""
+    def look(
+        self,
+        layer: int,
+        inputs: AttentionInputs,
+        totals: Float[Tensor, "batch head query_pos"] | None,
+        *,
+        scale: float,
+    ) -> None:
+        """Count a layer's attention on targets from its queries and keys; `totals`: what the
+        scores of each query come to, by `logsumexp`, where that is known."""
+        if totals is None:
+            self._look_at_all(layer, inputs.for_each_head(), scale=scale)
+        else:
+            self._look_at_targets(layer, inputs.for_each_head(), totals, scale=scale)
+
+    def _look_at_targets(
+        self, layer: int, inputs: AttentionInputs, totals: Tensor, *, scale: float
+    ) -> None:
+        """Scores of the targets alone, in blocks of targets."""
+        n_pos, n_heads, d_head = inputs.query.shape[1:]
+        queries, keys = (x.flatten(0, 1) for x in (inputs.query, inputs.key))
+        total_of = totals.transpose(1, 2).flatten(0, 1)
+        size = max(1, _BLOCK // (n_heads * d_head))
+        for name, marked in self._targets.items():
+            for row, query, key in zip(*(part.split(size) for part in marked), strict=True):
+                at = row * n_pos + query
+                product = queries.index_select(0, at)
+                product *= keys.index_select(0, row * n_pos + key)
+                scores = product.sum(-1) * scale
+                self._add(layer, name, row, (scores - total_of.index_select(0, at)).exp())
+
+    def _look_at_all(self, layer: int, inputs: AttentionInputs, *, scale: float) -> None:
+        """All scores, in blocks of queries."""
         n_rows, n_pos, n_heads, _ = inputs.query.shape
-        groups = n_heads // inputs.key.shape[2]
-        keys = inputs.key.repeat_interleave(groups, dim=2).permute(0, 2, 3, 1).float()
-        size = max(1, _BLOCK_SCORES // (n_rows * n_heads * n_pos))
+        keys = inputs.key.permute(0, 2, 3, 1).float()
+        size = max(1, _BLOCK // (n_rows * n_heads * n_pos))
         for start in range(0, n_pos, size):
             stop = min(start + size, n_pos)
             block = inputs.query[:, start:stop].transpose(1, 2).float() * scale

@@ -1,13 +1,33 @@
-"""Attention scores without patterns: faster, in memory that grows with the context alone."""
+"""Attention scores without patterns: faster, in memory that grows with the context alone.
+
+The model is run a layer at a time with fused attention. On a CPU, torch's kernel for that also
+knows the total of each query's exponentiated scores; with it, the attention on a target is one
+product of a query and a key (see `attention`). The operator that gives the totals is private, so it
+is compared with plain attention before its first use, and where it falls short all scores are
+computed.
+"""
 
 from __future__ import annotations
 
-from jaxtyping import Int
+from functools import cache
+
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from induction_lens.detectors.attention import TargetMass
 from induction_lens.metrics import batches
-from induction_lens.models import Model, batch_size_for, check_tokens, device_of, streaming
+from induction_lens.models import (
+    AttentionInputs,
+    Model,
+    Stream,
+    batch_size_for,
+    check_tokens,
+    device_of,
+    streaming,
+)
+
+Totals = Float[Tensor, "batch head query_pos"]
 
 
 def measure_streaming(
@@ -32,8 +52,46 @@ def measure_streaming(
             mass.begin(batch, rows)
             residual = stream.enter(batch)
             for layer in range(stream.n_layers):
-                inputs = stream.attention_inputs(layer, residual)
-                mass.look(layer, inputs, scale=stream.scale(layer))
-                if layer + 1 < stream.n_layers:
-                    residual = stream.leave(layer, residual, stream.attend(layer, inputs))
+                last = layer + 1 == stream.n_layers
+                inputs = stream.attention_inputs(layer, residual, values=not last)
+                z, totals = _attended(stream, layer, inputs, last=last)
+                mass.look(layer, inputs, totals, scale=stream.scale(layer))
+                if z is not None:
+                    residual = stream.leave(layer, residual, z)
     return True
+
+
+def _attended(
+    stream: Stream, layer: int, inputs: AttentionInputs, *, last: bool
+) -> tuple[Float[Tensor, "batch pos head d_head"] | None, Totals | None]:
+    """A layer's outputs `z`, where they are read, and the totals of its scores, where they are
+    known."""
+    query = inputs.query
+    if query.device.type == "cpu" and query.dtype == torch.float32 and knows_totals():
+        each = inputs.for_each_head()
+        # of the last layer the totals alone are read, but the kernel wants values of this width
+        value = each.key if last or each.value is None else each.value
+        by_head = (x.transpose(1, 2) for x in (query, each.key, value))
+        z, totals = _fused(*by_head, scale=stream.scale(layer))
+        return (None if last else z.transpose(1, 2)), totals
+    return (None if last else stream.attend(layer, inputs)), None
+
+
+def _fused(query: Tensor, key: Tensor, value: Tensor, *, scale: float) -> tuple[Tensor, Tensor]:
+    """Causal attention [batch head pos d_head] and `logsumexp` of its scores [batch head pos]."""
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return kernel(query, key, value, 0.0, True, scale=scale)
+
+
+@cache
+def knows_totals() -> bool:
+    """Whether this version of torch gives the totals, and the right ones."""
+    query, key, value = torch.randn(3, 2, 3, 37, 5, generator=torch.Generator().manual_seed(0))
+    future = torch.ones(37, 37, dtype=torch.bool).triu(1)
+    scores = (0.3 * query @ key.mT).masked_fill(future, -torch.inf)
+    try:
+        z, totals = _fused(query, key, value, scale=0.3)
+        right = torch.allclose(z, scores.softmax(-1) @ value, atol=1e-5)
+        return right and torch.allclose(totals, scores.logsumexp(-1), atol=1e-5)
+    except (AttributeError, RuntimeError, TypeError, ValueError):
+        return False

@@ -132,6 +132,23 @@ def ordinary_ids(model: Model, *, exclude_fraction: float = 0.04) -> Int[Tensor,
     return ids[cut : len(ids) - cut]
 
 
+def attends_plainly(model: Model, n_pos: int) -> bool:
+    """Whether attention is a softmax over all earlier positions, as far as the settings tell: what
+    begins at some length or score may not show on the tokens that are checked."""
+    cfg = model.cfg
+    config = getattr(getattr(model, "original_model", None), "config", None)
+    windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    if getattr(cfg, "use_local_attn", False):
+        windows.append(cfg.window_size)
+    caps = (
+        getattr(cfg, "attn_scores_soft_cap", 0),
+        getattr(config, "attn_logit_softcapping", 0),
+        getattr(cfg, "use_logn_attn", False),
+    )
+    capped = any(isinstance(cap, (int, float)) and cap > 0 for cap in caps)
+    return not capped and all(n_pos <= window for window in windows if isinstance(window, int))
+
+
 def batch_size_for(model: Model, seq_len: int, *, fused: bool = False) -> int:
     """How many sequences fit a fixed memory budget: three copies of one layer's patterns, or, where
     attention is fused, `positions_for` positions."""
