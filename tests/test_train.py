@@ -250,7 +250,7 @@ def test_snapshot_steps_are_logarithmic_then_linear():
     assert snapshot_steps(1600, n=20, early=4) == dense_late
     with pytest.raises(ValueError, match="2 of them early and 2 late, got 20 and 19 early"):
         snapshot_steps(1600, n=20, early=19)
-    with pytest.raises(ValueError, match="at least 4 snapshots, .*got 3 and 1 early"):
+    with pytest.raises(ValueError, match=r"at least 4 snapshots, .*got 3 and 1 early"):
         snapshot_steps(100, n=3)
 
 

@@ -7,7 +7,6 @@ model, one run for each seed; a model has the same colour in every figure of one
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from induction_lens.dynamics import LossDerivative, LossPCA, PhaseChange
+from induction_lens.dynamics.change import short
 from induction_lens.heads import Head
 from induction_lens.plots.results import binned
 from induction_lens.plots.style import (
@@ -148,17 +148,16 @@ def loss_curves(run: Trajectory, *, n_curves: int = 9) -> go.Figure:
     for number, place in enumerate(places.tolist()):
         snapshot = trained[place]
         centers, mean, _ = binned(run.loss_by_position[snapshot][None])
-        seen = int(run.tokens_seen[snapshot])
+        seen = short(float(run.tokens_seen[snapshot]))
         share = number / max(len(places) - 1, 1)
         figure.add_trace(
             go.Scatter(
                 x=centers,
                 y=mean,
-                name=_millions(seen),
+                name=seen,
                 mode="lines",
                 line={"color": _between("#b9d2ee", "#123f7d", share), "width": 1.8},
-                hovertemplate=f"{_millions(seen)} tokens, position %{{x:.0f}}: %{{y:.3f}} nats"
-                "<extra></extra>",
+                hovertemplate=f"{seen} tokens, position %{{x:.0f}}: %{{y:.3f}} nats<extra></extra>",
             )
         )
     figure.update_xaxes(type="log", title_text="position of the predicted token (log scale)")
@@ -223,7 +222,7 @@ def pca_paths(pca: LossPCA, changes: Changes, *, models: Sequence[str]) -> go.Fi
                 showlegend=listed,
                 line={"color": color, "width": 1.6},
                 marker={"size": sizes, "color": color},
-                customdata=[_millions(tokens) for tokens in seen.tolist()],
+                customdata=[short(float(tokens)) for tokens in seen.tolist()],
                 hovertemplate=f"{plain(name)}, %{{customdata}} tokens<extra></extra>",
             )
         )
@@ -390,7 +389,3 @@ def _between(first: str, second: str, share: float) -> str:
     """A colour between two, both written as `#rrggbb`."""
     pairs = [(int(first[i : i + 2], 16), int(second[i : i + 2], 16)) for i in (1, 3, 5)]
     return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in pairs)
-
-
-def _millions(tokens: float) -> str:
-    return f"{tokens / 1e6:.2g}M" if tokens < math.inf else "∞"
