@@ -20,7 +20,7 @@ from induction_lens.detectors import DETECTORS, score_heads
 from induction_lens.heads import Head, ScoreTable
 from induction_lens.knockout import METHODS
 from induction_lens.loading import load, zoo
-from induction_lens.presets import PRESETS, train_preset
+from induction_lens.presets import PHASE_PRESETS, PRESETS, train_preset
 from induction_lens.report import Report, report, words
 from induction_lens.report.evaluation import N_SEQUENCES
 from induction_lens.report.findings import finite
@@ -212,7 +212,9 @@ def zoo_command(as_json: JsonOption = False) -> None:
 @app.command("train")
 def train_command(
     *,
-    preset: Annotated[str, typer.Option(help=f"What to train: {', '.join(PRESETS)}.")],
+    preset: Annotated[
+        str, typer.Option(help=f"What to train: {', '.join(PRESETS | PHASE_PRESETS)}.")
+    ],
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--out", "-o", help="Folder to write to. Default: ./PRESET-training."),
@@ -220,6 +222,10 @@ def train_command(
     tokens: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(min=1, help="Training tokens. Default: as many as the shipped model had."),
+    ] = None,
+    text: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder for tokenizer and text, for runs that share them. Default: OUT."),
     ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = None,
@@ -236,10 +242,13 @@ def train_command(
 
     - `induction-lens train --preset toy-2l`
     - `induction-lens train --preset toy-1l-smeared --tokens 2000000 --out quick`
+    - `induction-lens train --preset phase-2l --seed 1 --text text --out phase-2l-seed-1`
     """
     folder = Path(f"{preset}-training") if out is None else out
     with _for_users():
-        run = train_preset(preset, folder, n_tokens=tokens, seed=seed, device=device, resume=resume)
+        run = train_preset(
+            preset, folder, n_tokens=tokens, text=text, seed=seed, device=device, resume=resume
+        )
     result = {
         "model": str(folder / "model"),
         "steps": run.n_steps,

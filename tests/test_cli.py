@@ -157,6 +157,7 @@ def test_train_passes_its_options_on_and_says_what_it_did(monkeypatch, tmp_path)
         "name": "toy-1l",
         "out": Path("toy-1l-training"),
         "n_tokens": 4096,
+        "text": None,
         "seed": 5,
         "device": None,
         "resume": False,

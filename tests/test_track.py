@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from induction_lens import corpus, snapshots
 from induction_lens.ablation import ablate_each_head
+from induction_lens.clamp import Clamp
 from induction_lens.corpus import train_tokenizer
 from induction_lens.detectors import DETECTORS, score_heads
 from induction_lens.heads import Head
@@ -439,3 +440,21 @@ def test_what_cannot_be_tracked_is_refused(run, tmp_path):
     with pytest.raises(ValueError, match="snapshots of one model, got another configuration"):
         track(tmp_path / "mixed", out=tmp_path, **OPTIONS)
     assert not (tmp_path / "points").exists()
+
+
+def test_a_trajectory_knows_what_was_clamped(tmp_path):
+    clamp = Clamp(heads=["1.2", "0.1"], k_composition=True, start=1, end=4)
+    model = build_toy(CONFIG, device="cpu")
+    steps: dict[str, Any] = {"n_steps": 5, "snapshots": (2, 5), "warmup": 1}
+    run = train(
+        model, TEXT, batch_size=3, out=tmp_path / "run", clamp=clamp, progress=False, **steps
+    )
+    trajectory = track(run, out=tmp_path / "tracked", **OPTIONS)
+    assert trajectory.clamp == (
+        {"heads": ["0.1", "1.2"], "k_composition": True, "start": 1, "end": 4},
+    )
+    assert Trajectory.read(tmp_path / "tracked" / "trajectory.parquet").clamp == trajectory.clamp
+
+
+def test_a_run_without_clamps_has_none(tracked):
+    assert tracked[0].clamp == ()

@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from induction_lens import optimization, presets, snapshots, train
 from induction_lens.corpus import is_held_out, load_tokenizer, train_tokenizer
 from induction_lens.models import toy_weights
-from induction_lens.presets import PRESETS, Preset, train_preset
+from induction_lens.presets import PHASE_PRESETS, PRESETS, Preset, train_preset
 from induction_lens.toy import ToyConfig, build_toy, set_weights
 from induction_lens.train import snapshot_steps
 
@@ -353,6 +353,32 @@ def test_a_preset_takes_a_tokenizer(tiny, source, tmp_path):
     )
     kept = load_tokenizer(tmp_path / "tokenizer.json")
     assert kept.get_vocab() == tokenizer.get_vocab()
+
+
+def test_runs_share_text_whatever_their_seed(tiny, source, tmp_path):
+    text = tmp_path / "text"
+    options: dict[str, Any] = {"text": text, "progress": False, "device": "cpu"}
+    train_preset("tiny", tmp_path / "0", roots=[source], **options)
+    files = {path.name: path.read_bytes() for path in text.iterdir()}
+    assert files.keys() == {"tokens.safetensors", "tokenizer.json"}
+    nowhere = [tmp_path / "none"]  # what is shared is not read again
+    other = train_preset("tiny", tmp_path / "1", roots=nowhere, seed=1, **options)
+    assert {path.name: path.read_bytes() for path in text.iterdir()} == files
+    assert not (tmp_path / "1" / "tokens.safetensors").exists()
+    assert other.model.toy_config.seed == 1
+    assert other.model.tokenizer.get_vocab() == load_tokenizer(text / "tokenizer.json").get_vocab()
+
+
+def test_runs_over_the_phase_change_differ_in_the_model_alone():
+    recipes = {(p.n_tokens, p.batch_size) for p in PHASE_PRESETS.values()}
+    assert recipes == {(8_000_000, 8)}
+    varied = {"n_layers", "smeared_keys", "attn_only", "d_mlp"}
+    fixed = [
+        {name: value for name, value in preset.config.to_dict().items() if name not in varied}
+        for preset in PHASE_PRESETS.values()
+    ]
+    assert all(config == fixed[0] for config in fixed)
+    assert [name for name, preset in PHASE_PRESETS.items() if preset.clamp] == ["phase-2l-clamped"]
 
 
 def test_presets_refuse_what_cannot_be(tiny, source, tmp_path):
