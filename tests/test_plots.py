@@ -13,8 +13,7 @@ from induction_lens import plots
 from induction_lens.ablation import AblationStudy, Control
 from induction_lens.heads import Head, HeadScores
 from induction_lens.metrics import Estimate
-from induction_lens.plots import results
-from induction_lens.plots.style import new_figure, template
+from induction_lens.plots.style import add_estimate, new_figure, template
 
 LENGTH = 23
 draw: Any = plots  # plotly's objects have attributes that type checkers do not know
@@ -149,7 +148,7 @@ def test_icl_figure_has_a_dot_an_interval_and_the_controls_for_each_method():
 
 def test_an_infinite_interval_is_not_drawn():
     figure = new_figure([], height=10)
-    results._add_estimate(figure, "one", Estimate(0.5, -math.inf, math.inf, 1), color=plots.CLEAN)
+    add_estimate(figure, "one", Estimate(0.5, -math.inf, math.inf, 1), color=plots.CLEAN)
     assert (figure.data[0].error_x.array[0], figure.data[0].error_x.arrayminus[0]) == (0, 0)
 
 

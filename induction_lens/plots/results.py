@@ -13,7 +13,6 @@ from torch import Tensor
 
 from induction_lens.ablation import AblationStudy
 from induction_lens.heads import Head, HeadScores
-from induction_lens.metrics import Estimate
 from induction_lens.plots.style import (
     CLEAN,
     CONTROL,
@@ -22,6 +21,7 @@ from induction_lens.plots.style import (
     SEQUENTIAL,
     Z95,
     add_band,
+    add_estimate,
     names_of,
     new_figure,
     plain,
@@ -124,9 +124,9 @@ def icl_scores(studies: Mapping[str, AblationStudy]) -> go.Figure:
 
     first = next(iter(studies.values()))
     figure = new_figure([], height=96 + 58 * (1 + len(studies)))
-    _add_estimate(figure, "clean", first.clean, color=CLEAN)
+    add_estimate(figure, "clean", first.clean, color=CLEAN)
     for method, study in studies.items():
-        _add_estimate(figure, method, study.ablated, color=METHOD_COLORS.get(method, CONTROL))
+        add_estimate(figure, method, study.ablated, color=METHOD_COLORS.get(method, CONTROL))
         if study.controls:
             figure.add_trace(
                 go.Scatter(
@@ -246,31 +246,6 @@ def _position_axes(figure: go.Figure, length: int, *, early: int, late: int) -> 
     )
     for position in (early, late):
         figure.add_vline(x=position, line={"color": CONTROL, "width": 1, "dash": "dot"})
-
-
-def _add_estimate(figure: go.Figure, name: str, estimate: Estimate, *, color: str) -> None:
-    import plotly.graph_objects as go
-
-    bounded = math.isfinite(estimate.low) and math.isfinite(estimate.high)
-    figure.add_trace(
-        go.Scatter(
-            x=[estimate.value],
-            y=[name],
-            mode="markers",
-            marker={"size": 11, "color": color},
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": [estimate.high - estimate.value if bounded else 0.0],
-                "arrayminus": [estimate.value - estimate.low if bounded else 0.0],
-                "color": color,
-                "thickness": 2.5,
-                "width": 0,
-            },
-            hovertemplate=f"{name}: {estimate}<extra></extra>",
-            showlegend=False,
-        )
-    )
 
 
 def _tick(count: int) -> int:

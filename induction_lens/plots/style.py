@@ -8,10 +8,13 @@ a control, and each ablation method has its own colour.
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from induction_lens.dynamics import Interval
 from induction_lens.heads import Head
+from induction_lens.metrics import Estimate
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -116,6 +119,40 @@ def add_band(
             customdata=half,
             hovertemplate=f"{name}, position %{{x:.0f}}: %{{y:.3f}} ± %{{customdata:.3f}}"
             "<extra></extra>",
+        )
+    )
+
+
+def add_estimate(
+    figure: go.Figure,
+    name: str,
+    estimate: Estimate | Interval,
+    *,
+    color: str,
+    label: str | None = None,
+) -> None:
+    """Add a dot with its interval, where that is bounded, in the row `name`; `label`: what it says
+    when pointed at, None: name and numbers."""
+    import plotly.graph_objects as go
+
+    bounded = math.isfinite(estimate.low) and math.isfinite(estimate.high)
+    figure.add_trace(
+        go.Scatter(
+            x=[estimate.value],
+            y=[name],
+            mode="markers",
+            marker={"size": 11, "color": color},
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": [estimate.high - estimate.value if bounded else 0.0],
+                "arrayminus": [estimate.value - estimate.low if bounded else 0.0],
+                "color": color,
+                "thickness": 2.5,
+                "width": 0,
+            },
+            hovertemplate=f"{label or f'{name}: {estimate}'}<extra></extra>",
+            showlegend=False,
         )
     )
 

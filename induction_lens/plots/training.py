@@ -22,6 +22,7 @@ from induction_lens.plots.style import (
     CONTROL,
     DIVERGING,
     SEQUENTIAL,
+    add_estimate,
     new_figure,
     plain,
     translucent,
@@ -189,7 +190,6 @@ def loss_derivative_map(
         _mark_window(figure, change)
     _tokens_axis(figure)
     _color_axis(figure, DIVERGING, -limit, limit, "nats per<br>ln(pos)")
-    figure.update_layout(meta={"scale": "diverging"})
     figure.update_yaxes(type="log", title_text="token index (log scale)", showgrid=False)
     return figure
 
@@ -255,25 +255,8 @@ def window_chart(changes: Changes, *, order: Sequence[str] | None = None) -> go.
                 showlegend=False,
             )
         )
-        middle = change.midpoint
-        figure.add_trace(
-            go.Scatter(
-                x=[middle.value],
-                y=[name],
-                mode="markers",
-                marker={"size": 10, "color": color},
-                error_x={
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [middle.high - middle.value],
-                    "arrayminus": [middle.value - middle.low],
-                    "color": color,
-                    "thickness": 2.5,
-                },
-                hovertemplate=f"{plain(name)}: {change}<extra></extra>",
-                showlegend=False,
-            )
-        )
+        label = f"{plain(name)}: {change}"
+        add_estimate(figure, name, change.midpoint, color=color, label=label)
     _tokens_axis(figure)
     figure.update_yaxes(categoryorder="array", categoryarray=names[::-1], showgrid=False)
     return figure
@@ -349,7 +332,8 @@ def _color_axis(
 ) -> None:
     bar = {"thickness": 10, "outlinewidth": 0, "len": 0.9, "title": {"text": title}}
     axis = {"colorscale": scale, "cmin": low, "cmax": high, "colorbar": bar}
-    figure.update_layout(coloraxis=axis, meta={"scale": "sequential"})
+    kind = "diverging" if scale is DIVERGING else "sequential"  # pages have dark ones of both
+    figure.update_layout(coloraxis=axis, meta={"scale": kind})
 
 
 def _shade(figure: go.Figure, change: PhaseChange, *, color: str) -> None:
