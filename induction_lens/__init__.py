@@ -11,10 +11,12 @@ from induction_lens.metrics import Estimate, icl_score, per_token_loss
 from induction_lens.models import InterventionError, ordinary_ids
 from induction_lens.ngrams import count_ngrams, ngram_control
 from induction_lens.report import Report, report
+from induction_lens.reproduce import make_runs, reproduce
 from induction_lens.tokens import repeated_random_tokens, shuffled, text_tokens
 from induction_lens.toy import ToyConfig, build_toy
 from induction_lens.track import track
 from induction_lens.train import TrainingRun, train
+from induction_lens.training_report import TrainingReport, training_report
 from induction_lens.trajectory import Trajectory
 
 __version__ = "0.1.0"
@@ -31,6 +33,7 @@ __all__ = [
     "Report",
     "ScoreTable",
     "ToyConfig",
+    "TrainingReport",
     "TrainingRun",
     "Trajectory",
     "__version__",
@@ -45,17 +48,20 @@ __all__ = [
     "load",
     "loss_derivative",
     "loss_pca",
+    "make_runs",
     "ngram_control",
     "ordinary_ids",
     "per_token_loss",
     "phase_change",
     "repeated_random_tokens",
     "report",
+    "reproduce",
     "score_heads",
     "shuffled",
     "target_mask",
     "text_tokens",
     "track",
     "train",
+    "training_report",
     "zoo",
 ]

@@ -7,6 +7,7 @@ text from a model (tokens, names, paths) is escaped, by jinja2 in the page and b
 
 from __future__ import annotations
 
+import html
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -56,6 +57,15 @@ def render(template: str, **content: Any) -> str:
     from plotly.offline import get_plotlyjs
 
     return _environment().get_template(template).render(plotly_js=get_plotlyjs(), **content)
+
+
+def framed(document: str, title: str) -> str:
+    """A document as an element of another, such as a notebook, that it cannot disturb."""
+    inner, named = html.escape(document, quote=True), html.escape(title, quote=True)
+    return (
+        f'<iframe srcdoc="{inner}" title="{named}" '
+        'style="width: 100%; height: 48rem; border: 0"></iframe>'
+    )
 
 
 @cache

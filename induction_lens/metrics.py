@@ -28,7 +28,7 @@ from induction_lens.models import (
     device_of,
     first_nan_layer,
     losses_at,
-    running,
+    streaming,
 )
 
 N_RESAMPLES = 2000
@@ -103,11 +103,15 @@ def per_token_loss(
     """
     check_tokens(model, tokens)
     batch_size = batch_size or batch_size_for(model, tokens.shape[1])
+    device, title = device_of(model), "losses" if progress else None
     losses = torch.full(tokens.shape, math.nan, dtype=torch.float32)
-    title = "losses" if progress else None
-    with running(model):
+    with streaming(model, tokens[:1].to(device), unembeds=True) as stream:
         for rows in batches(len(tokens), batch_size, progress=title):
-            losses[rows, 1:] = batch_loss(model, tokens[rows].to(device_of(model))).cpu()
+            batch = tokens[rows].to(device)
+            found = batch_loss(model, batch) if stream is None else stream.losses(batch)
+            losses[rows, 1:] = found.cpu()
+    if not torch.isfinite(losses[:, 1:]).all():
+        raise not_finite(model, tokens[~torch.isfinite(losses[:, 1:]).all(1)][:1].to(device))
     return losses
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -52,6 +53,14 @@ class Preset:
     clamp: tuple[Clamp, ...] = ()
     """What is knocked out during a part of the run."""
 
+    def n_steps(self, n_tokens: int) -> int:
+        """Steps in a run of about so many training tokens."""
+        return max(1, round(n_tokens / (self.batch_size * self.config.n_ctx)))
+
+    def snapshot_steps(self, n_tokens: int) -> tuple[int, ...]:
+        """The steps of such a run that are kept: about 48, most of them evenly spaced."""
+        return snapshot_steps(self.n_steps(n_tokens), 48, early=8)
+
 
 # Smeared keys change within the first 3M tokens and one layer never does: half of what toy-2l needs
 # is ample for both.
@@ -74,7 +83,7 @@ PHASE_TOKENS = 8_000_000
 
 def _phase(description: str, *, clamp: tuple[Clamp, ...] = (), **config: Any) -> Preset:
     """A run over the phase change: all have the same text, batches, and rates."""
-    model = ToyConfig(d_vocab=1024, qk_bias=1.5, aligned_unembed=0.5, **config)
+    model = ToyConfig(d_vocab=1024, distance_bias=2.0, aligned_unembed=0.5, **config)
     return Preset(model, description, PHASE_TOKENS, batch_size=8, clamp=clamp)
 
 
@@ -133,19 +142,13 @@ def train_preset(
     Raises:
         ValueError: There is no such preset, there is too little text, or `out` holds another run.
     """
-    presets = PRESETS | PHASE_PRESETS
-    if name not in presets:
-        raise ValueError(f"expected a preset, one of {', '.join(presets)}, got {name!r}")
-    preset, out = presets[name], Path(out)
+    preset, out = _preset(name), Path(out)
     config = replace(preset.config, seed=seed)
     n_tokens = preset.n_tokens if n_tokens is None else n_tokens
-    n_steps = max(1, round(n_tokens / (preset.batch_size * config.n_ctx)))
-    n_sequences = n_steps * preset.batch_size
-    folder = out if text is None else Path(text)
-    prepared = _read_text(folder, config, n_sequences) if resume or text is not None else None
-    if prepared is None:
-        prepared = _prepare_text(folder, config, tokenizer, n_sequences=n_sequences, roots=roots)
-    tokenizer, tokens = prepared
+    n_steps = preset.n_steps(n_tokens)
+    known = {"tokenizer": tokenizer, "roots": roots, "resume": resume or text is not None}
+    folder = out if text is None else text
+    tokenizer, tokens = prepare_text(name, folder, n_tokens=n_tokens, **known)
     model = build_toy(config, device=device, tokenizer=tokenizer)
     run = train(
         model,
@@ -154,7 +157,7 @@ def train_preset(
         batch_size=preset.batch_size,
         micro_batch=2,
         clamp=preset.clamp or None,
-        snapshots=snapshot_steps(n_steps, 48, early=8),
+        snapshots=preset.snapshot_steps(n_tokens),
         out=out,
         resume=resume,
         progress=progress,
@@ -165,6 +168,44 @@ def train_preset(
     card["command"] = f"induction-lens train --preset {name} --seed {seed}"
     write_text(out / "model" / "card.json", json.dumps(card, indent=2) + "\n")
     return run
+
+
+def prepare_text(
+    name: str,
+    folder: str | Path,
+    *,
+    n_tokens: int | None = None,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    roots: Sequence[str | Path] | None = None,
+    resume: bool = True,
+) -> tuple[PreTrainedTokenizerFast, Int[Tensor, "sequence pos"]]:
+    """The tokenizer and the packed training text of a preset, from a folder or, first, made there.
+
+    Args:
+        name: A name in `PRESETS` or `PHASE_PRESETS`.
+        folder: Where both are, or will be.
+        n_tokens: Training tokens; None: as the preset says.
+        tokenizer: A tokenizer to use instead of learning one, where there is no text yet.
+        roots: Folders to read instead of the standard library and installed packages.
+        resume: Use what is in the folder, if it is enough.
+
+    Raises:
+        ValueError: There is no such preset, or too little text.
+    """
+    preset = _preset(name)
+    n_steps = preset.n_steps(preset.n_tokens if n_tokens is None else n_tokens)
+    n_sequences, config = n_steps * preset.batch_size, preset.config
+    prepared = _read_text(Path(folder), config, n_sequences) if resume else None
+    if prepared is None:
+        prepared = _make_text(Path(folder), config, tokenizer, n_sequences=n_sequences, roots=roots)
+    return prepared
+
+
+def _preset(name: str) -> Preset:
+    presets = PRESETS | PHASE_PRESETS
+    if name not in presets:
+        raise ValueError(f"expected a preset, one of {', '.join(presets)}, got {name!r}")
+    return presets[name]
 
 
 def _card(model: Any, run: TrainingRun, config: ToyConfig) -> dict[str, Any]:
@@ -202,7 +243,7 @@ def _read_text(
     return (tokenizer, tokens[:n_sequences]) if enough and fits else None
 
 
-def _prepare_text(
+def _make_text(
     folder: Path,
     config: ToyConfig,
     tokenizer: PreTrainedTokenizerFast | None,

@@ -18,9 +18,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from induction_lens.models import rotate
 from induction_lens.models.native import attach_to_keys, new_transformer, toy_weights
 
 Positions = Literal["rotary", "standard", "shortformer"]
+
+
+_RANGES: dict[str, tuple[int, float]] = {
+    "n_layers": (1, 6),
+    "d_model": (1, math.inf),
+    "n_heads": (1, math.inf),
+    "d_vocab": (1, math.inf),
+    "n_ctx": (1, math.inf),
+    "distance_bias": (0, 1000),
+    "aligned_unembed": (0, 1),
+}
 
 
 @dataclass(frozen=True)
@@ -55,9 +67,10 @@ class ToyConfig:
     """Whether every head's keys are smeared over two positions (paper, "Argument 2")."""
     smear_init: float = 0.0
     """First value of every smear parameter α; the weight of a key's own position is σ(α)."""
-    qk_bias: float = 0.0
-    """Standard deviation of the first biases of queries and keys. With rotary positions a head
-    whose biases are zero has no preference for any distance, and takes long to get one."""
+    distance_bias: float = 0.0
+    """Standard deviation of the first biases of queries; those of keys are the same, turned so that
+    head h of every layer begins with a preference for the token h positions back. Rotary positions
+    only. A head whose biases are zero prefers no distance, and takes long to."""
     aligned_unembed: float = 0.0
     """Share of the embedding, transposed, in the first unembedding, the rest being random. Where
     the two have nothing in common, a head that copies has to learn it for every token anew."""
@@ -66,16 +79,15 @@ class ToyConfig:
 
     def __post_init__(self) -> None:
         """Fill in the widths that follow from others, and check everything."""
-        if not 1 <= self.n_layers <= 6:
-            raise ValueError(f"expected n_layers between 1 and 6, got {self.n_layers}")
-        for name in ("d_model", "n_heads", "d_vocab", "n_ctx"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
-        if not 0 <= self.qk_bias < math.inf:
-            raise ValueError(f"expected qk_bias of 0 or more, got {self.qk_bias}")
-        if not 0 <= self.aligned_unembed <= 1:
+        for name, (least, most) in _RANGES.items():
+            value = getattr(self, name)
+            if not least <= value <= most:
+                between = f"at least {least}" if most == math.inf else f"between {least} and {most}"
+                raise ValueError(f"expected {name} {between}, got {value}")
+        if self.distance_bias and self.positions != "rotary":
             raise ValueError(
-                f"expected aligned_unembed between 0 and 1, got {self.aligned_unembed}"
+                f"expected rotary positions with distance_bias, got {self.positions!r}; biases "
+                "prefer a distance only where queries and keys are rotated"
             )
         if self.positions not in get_args(Positions):
             raise ValueError(
@@ -172,8 +184,8 @@ def build_toy(
     """Build a toy model with random weights.
 
     Matrices and embeddings are drawn from a normal distribution with standard deviation
-    `0.8 / sqrt(d_model)`; biases are zero, but for those of `qk_bias`. The same configuration gives
-    the same weights in both classes and on every device.
+    `0.8 / sqrt(d_model)`; biases are zero, but for those of `distance_bias`. The same configuration
+    gives the same weights in both classes and on every device.
 
     Args:
         config: What to build.
@@ -228,12 +240,17 @@ def _draw_weights(model: Any, config: ToyConfig) -> dict[str, Tensor]:
         kind = name.rsplit(".", 1)[-1]
         if kind == "smear":
             drawn[name] = torch.full(weight.shape, config.smear_init)
-        elif kind in ("b_Q", "b_K") and config.qk_bias:
-            drawn[name] = torch.randn(weight.shape, generator=generator) * config.qk_bias
         elif kind.startswith("b_"):
             drawn[name] = torch.zeros(weight.shape)
         else:
             drawn[name] = torch.randn(weight.shape, generator=generator) * std
+    if config.distance_bias:
+        for layer in range(config.n_layers):
+            shape = drawn[f"blocks.{layer}.attn.b_Q"].shape
+            query = torch.randn(shape, generator=generator) * config.distance_bias
+            drawn[f"blocks.{layer}.attn.b_Q"] = query
+            # `rotate` counts positions along its second axis: here head h stands at position h
+            drawn[f"blocks.{layer}.attn.b_K"] = rotate(query[None, :, None])[0, :, 0]
     if share := config.aligned_unembed:
         aligned = share * drawn["embed.W_E"].T + (1 - share) * drawn["unembed.W_U"]
         drawn["unembed.W_U"] = aligned

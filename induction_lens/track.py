@@ -40,6 +40,8 @@ from induction_lens.train import TrainingRun
 from induction_lens.trajectory import Trajectory
 
 TRAJECTORY, ABOUT, MEASURES = "trajectory.parquet", "point.json", "measures.safetensors"
+TRACKED, POINTS = "tracked", "points"
+"""Folder of a run's measures, where they are kept with the run; and of the snapshots' in that."""
 SEQ_LEN = 512
 """Tokens in a sequence of text, BOS included, where the context is not shorter."""
 
@@ -100,7 +102,7 @@ def track(
             range; the run has no tokenizer to draw text with; or `out` holds measures of another
             run, of other text, or made with other options.
     """
-    snapshots, points = _snapshots_of(run), Path(out) / "points"
+    snapshots, points = _snapshots_of(run), Path(out) / POINTS
     settings = _Settings(
         text=None if text is None else _digest(text),
         n_sequences=n_sequences if text is None else len(text),
@@ -258,9 +260,9 @@ def _checked_methods(
 
 def _tidy(out: Path, *, resume: bool) -> None:
     """Remove what a killed call left half-written and, without resume, all points."""
-    stale = [*out.glob(f".{TRAJECTORY}.*"), *out.glob("points/.step-*")]
+    stale = [*out.glob(f".{TRAJECTORY}.*"), *out.glob(f"{POINTS}/.step-*")]
     if not resume:
-        stale += out.glob("points/step-*")
+        stale += out.glob(f"{POINTS}/step-*")
     for folder in stale:
         shutil.rmtree(folder)
 

@@ -160,7 +160,7 @@ def test_pca_paths_are_large_inside_the_window():
 
 
 def test_the_chart_of_windows_has_onset_midpoint_and_end_or_says_that_there_are_none():
-    figure = draw.window_chart({"one": FOUND, "two": NONE}, order=["two", "one"])
+    figure = draw.window_chart({"one": FOUND, "two": NONE}, last=1000.0, order=["two", "one"])
     window, middle = figure.data
     assert list(window.x) == [10.0, 100.0]
     assert list(middle.x) == [50.0]
@@ -169,4 +169,5 @@ def test_the_chart_of_windows_has_onset_midpoint_and_end_or_says_that_there_are_
     [words] = figure.layout.annotations
     assert (words.y, words.text) == ("two", "none (p = 0.5)")
     assert list(figure.layout.yaxis.categoryarray) == ["one", "two"]
-    assert draw.window_chart({"one": FOUND}).layout.height < figure.layout.height
+    assert draw.window_chart({"one": FOUND}, last=1000.0).layout.height < figure.layout.height
+    assert list(figure.layout.xaxis.range) == pytest.approx([1.0, math.log10(1040.0)])

@@ -213,8 +213,12 @@ def test_widths_follow_from_others():
     ("options", "message"),
     [
         ({"n_layers": 0}, "n_layers between 1 and 6, got 0"),
+        (
+            {"distance_bias": 1.0, "positions": "standard"},
+            "rotary positions with distance_bias, got 'standard'",
+        ),
         ({"n_layers": 7}, "n_layers between 1 and 6, got 7"),
-        ({"d_vocab": 0}, "d_vocab of at least 1, got 0"),
+        ({"d_vocab": 0}, "d_vocab at least 1, got 0"),
         ({"n_heads": 5}, "multiple of n_heads, got 128 and 5"),
         ({"d_head": 7}, "even for rotary positions, got 7"),
         ({"d_head": 0}, "d_head to be positive"),
@@ -289,17 +293,27 @@ def test_dtype_reaches_every_weight(implementation):
     assert 0 < gap < 1e-4
 
 
-def test_biases_of_queries_and_keys_and_the_unembedding_start_as_asked():
-    plain = toy_weights(build_toy(ToyConfig(d_vocab=1024), device="cpu"))
-    config = ToyConfig(d_vocab=1024, qk_bias=1.5, aligned_unembed=0.25)
-    set_out = toy_weights(build_toy(config, device="cpu"))
+def test_heads_start_with_a_preference_for_the_distance_of_their_number():
+    plain = toy_weights(build_toy(ToyConfig(), device="cpu"))
     assert all((plain[f"blocks.{i}.attn.b_{c}"] == 0).all() for i in range(2) for c in "QKVO")
+    model = build_toy(ToyConfig(distance_bias=2.0), device="cpu")
+    weights = toy_weights(model)
     for layer in range(2):
-        for kind in "QK":
-            bias = set_out[f"blocks.{layer}.attn.b_{kind}"]
-            assert abs(bias.std().item() - 1.5) < 0.3
-            assert abs(bias.mean().item()) < 0.4
-        assert all((set_out[f"blocks.{layer}.attn.b_{kind}"] == 0).all() for kind in "VO")
+        assert abs(weights[f"blocks.{layer}.attn.b_Q"].std().item() - 2.0) < 0.4
+        assert all((weights[f"blocks.{layer}.attn.b_{kind}"] == 0).all() for kind in "VO")
+        for kind in "QK":  # leave only the biases
+            weights[f"blocks.{layer}.attn.W_{kind}"].data.zero_()
+    _, cache = model.run_with_cache(torch.randint(5, 100, (1, 40)))
+    for layer in range(2):
+        pattern = cache[f"blocks.{layer}.attn.hook_pattern"][0]
+        for head in range(4):
+            distances = torch.arange(10, 40) - pattern[head, 10:].argmax(-1)
+            assert (distances == head).all()
+
+
+def test_the_unembedding_starts_with_a_share_of_the_embedding():
+    config = ToyConfig(d_vocab=1024, aligned_unembed=0.25)
+    set_out = toy_weights(build_toy(config, device="cpu"))
     embedding, unembedding = set_out["embed.W_E"], set_out["unembed.W_U"]
     rest = (unembedding - 0.25 * embedding.T) / 0.75  # what was drawn for the unembedding itself
     assert abs(rest.std().item() * 128**0.5 / 0.8 - 1) < 0.02
@@ -308,7 +322,8 @@ def test_biases_of_queries_and_keys_and_the_unembedding_start_as_asked():
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("qk_bias", -1.0), ("aligned_unembed", 1.5), ("aligned_unembed", -0.1)]
+    ("field", "value"),
+    [("distance_bias", -1.0), ("aligned_unembed", 1.5), ("aligned_unembed", -0.1)],
 )
 def test_where_weights_start_is_checked(field, value):
     with pytest.raises(ValueError, match=f"expected {field} .*got {value}"):

@@ -35,7 +35,14 @@ from induction_lens.models.hooks import (
     running,
     untyped,
 )
-from induction_lens.models.passes import UNEMBED, Stop, Unembedder, logits_at, run_until
+from induction_lens.models.passes import (
+    UNEMBED,
+    Stop,
+    Unembedder,
+    logits_at,
+    run_until,
+    unembedded_losses,
+)
 from induction_lens.models.rotary import rotate, rotate_halves
 
 _CHECKED = 64  # tokens on which a stream is compared with the model
@@ -264,6 +271,19 @@ class Stream:
         """What is unembedded."""
         return self._model.ln_final(residual)
 
+    def losses(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch predicted_pos"]:
+        """The losses, in nats, of the tokens at positions 1 and later."""
+        final = self.final_norm(self.through(tokens[:, :-1]))
+        return unembedded_losses(self.unembed, final, tokens[:, 1:])
+
+    def through(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+        """The residual stream that leaves the last layer."""
+        residual = self.enter(tokens)
+        for layer in range(self.n_layers):
+            z = self.attend(layer, self.attention_inputs(layer, residual))
+            residual = self.leave(layer, residual, z)
+        return residual
+
 
 @contextmanager
 def streaming(
@@ -375,8 +395,4 @@ def _spread(n: int) -> list[int]:
 
 def _run(stream: Stream, tokens: Tensor) -> Tensor:
     """What the unembedding would read at `_spread` positions."""
-    residual = stream.enter(tokens)
-    for layer in range(stream.n_layers):
-        z = stream.attend(layer, stream.attention_inputs(layer, residual))
-        residual = stream.leave(layer, residual, z)
-    return stream.final_norm(residual[:, _spread(tokens.shape[1])])
+    return stream.final_norm(stream.through(tokens)[:, _spread(tokens.shape[1])])

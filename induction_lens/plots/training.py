@@ -7,6 +7,7 @@ model, one run for each seed; a model has the same colour in every figure of one
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 Runs = Mapping[str, Sequence[Trajectory]]
 Changes = Mapping[str, PhaseChange]
-MODEL_COLORS = ("#8b93a1", "#3b7dd8", "#9b5fc0", "#e0a021", "#d9662b", "#1f9d74", "#c2427f")
+MODEL_COLORS = ("#1f9d74", "#3b7dd8", "#9b5fc0", "#e0a021", "#d9662b", "#c2427f", "#8b93a1")
 HEAD_COLORS = ("#d9662b", "#3b7dd8", "#1f9d74", "#9b5fc0", "#e0a021", "#c2427f")
 STRONG = 0.3  # induction score at the end from which a head is drawn in colour
 
@@ -54,7 +55,7 @@ def icl_over_training(runs: Runs, changes: Changes, *, window_of: Sequence[str] 
             _add_run(figure, run, icl, name=model, color=model_color(number), listed=first)
         if model in window_of and model in changes:
             _shade(figure, changes[model], color=model_color(number))
-    _tokens_axis(figure)
+    _tokens_axis(figure, max(_last(run) for seeds in runs.values() for run in seeds))
     figure.update_yaxes(title_text="ICL score (nats)", zeroline=True)
     return figure
 
@@ -66,7 +67,7 @@ def induction_over_training(run: Trajectory, change: PhaseChange | None = None) 
     _add_heads(figure, run, scores, strong=_strong_heads(run))
     if change is not None:
         _shade(figure, change, color=CONTROL)
-    _tokens_axis(figure)
+    _tokens_axis(figure, _last(run))
     figure.update_yaxes(title_text="prefix-matching score", range=[-0.02, 1.02])
     return figure
 
@@ -85,7 +86,7 @@ def smear_over_training(run: Trajectory, change: PhaseChange | None = None) -> g
     _add_heads(figure, run, run.smear.double(), strong=_strong_heads(run))
     if change is not None:
         _shade(figure, change, color=CONTROL)
-    _tokens_axis(figure)
+    _tokens_axis(figure, _last(run))
     figure.update_yaxes(title_text="σ(α)", range=[-0.02, 1.02])
     return figure
 
@@ -133,7 +134,7 @@ def effects_over_training(
         )
     if change is not None:
         _shade(figure, change, color=CONTROL)
-    _tokens_axis(figure)
+    _tokens_axis(figure, _last(run))
     _color_axis(figure, SEQUENTIAL, 0.0, 1.0, "prefix<br>matching")
     figure.update_yaxes(title_text="change of the ICL score (nats)", zeroline=True)
     return figure
@@ -188,7 +189,7 @@ def loss_derivative_map(
     figure = new_figure([heat], height=360)
     if change is not None:
         _mark_window(figure, change)
-    _tokens_axis(figure)
+    _tokens_axis(figure, float(seen[-1]))
     _color_axis(figure, DIVERGING, -limit, limit, "nats per<br>ln(pos)")
     figure.update_yaxes(type="log", title_text="token index (log scale)", showgrid=False)
     return figure
@@ -232,8 +233,14 @@ def pca_paths(pca: LossPCA, changes: Changes, *, models: Sequence[str]) -> go.Fi
     return figure
 
 
-def window_chart(changes: Changes, *, order: Sequence[str] | None = None) -> go.Figure:
-    """When each model changes: its window, and its midpoint with the interval; none, in words."""
+def window_chart(changes: Changes, *, last: float, order: Sequence[str] | None = None) -> go.Figure:
+    """When each model changes: its window, and its midpoint with the interval; none, in words.
+
+    Args:
+        changes: Phase changes by model.
+        last: Where the axis ends: the tokens that the models were trained on.
+        order: The models from top to bottom; None: as in `changes`.
+    """
     import plotly.graph_objects as go
 
     names = list(changes) if order is None else list(order)
@@ -257,7 +264,7 @@ def window_chart(changes: Changes, *, order: Sequence[str] | None = None) -> go.
         )
         label = f"{plain(name)}: {change}"
         add_estimate(figure, name, change.midpoint, color=color, label=label)
-    _tokens_axis(figure)
+    _tokens_axis(figure, last)
     figure.update_yaxes(categoryorder="array", categoryarray=names[::-1], showgrid=False)
     return figure
 
@@ -265,6 +272,10 @@ def window_chart(changes: Changes, *, order: Sequence[str] | None = None) -> go.
 def model_color(number: int) -> str:
     """The colour of the model with this place in the order of a page's runs."""
     return MODEL_COLORS[number % len(MODEL_COLORS)]
+
+
+def _last(run: Trajectory) -> float:
+    return float(run.tokens_seen[-1])
 
 
 def _heads_of(run: Trajectory) -> list[Head]:
@@ -323,8 +334,12 @@ def _add_run(
     )
 
 
-def _tokens_axis(figure: go.Figure) -> None:
-    figure.update_xaxes(type="log", title_text="training tokens (log scale)", exponentformat="SI")
+def _tokens_axis(figure: go.Figure, last: float) -> None:
+    """The axis of training, from the hundredth part of `last` on: before that little happens that
+    these figures are about, and a log scale would give it half of the room."""
+    shown = [math.log10(last / 100), math.log10(last * 1.04)]
+    title = "training tokens (log scale)"
+    figure.update_xaxes(type="log", range=shown, title_text=title, exponentformat="SI")
 
 
 def _color_axis(

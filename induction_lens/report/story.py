@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,6 +30,7 @@ from induction_lens.ablation import (
 from induction_lens.detectors import score_heads
 from induction_lens.files import atomic_path, write_text
 from induction_lens.heads import Head, HeadLike, HeadScores, ScoreTable, parse_heads
+from induction_lens.html import framed
 from induction_lens.knockout import METHODS, Method, checked_method
 from induction_lens.models import Model, shape
 from induction_lens.report import page, words
@@ -90,11 +90,7 @@ class Report(Findings):
         return folder / "index.html"
 
     def _repr_html_(self) -> str:
-        inner = html.escape(self.to_html(), quote=True)
-        return (
-            f'<iframe srcdoc="{inner}" title="{html.escape(self.headline)}" '
-            'style="width: 100%; height: 48rem; border: 0"></iframe>'
-        )
+        return framed(self.to_html(), self.headline)
 
 
 def report(

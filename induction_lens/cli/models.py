@@ -1,76 +1,30 @@
-"""The command line: each command reads its options, calls one function, and prints the result.
-
-Tables go to stdout, and with `--json` only JSON does; progress and errors go to stderr. Errors of
-the user are one line, with exit code 2.
-"""
+"""Commands about one model: `report`, `heads`, `zoo`."""
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Optional
 
 import typer
 
-from induction_lens import __version__
+from induction_lens.cli.common import (
+    DeviceOption,
+    JsonOption,
+    ModelArgument,
+    SeedOption,
+    app,
+    for_users,
+    print_json,
+    print_table,
+    print_wrapped,
+)
 from induction_lens.detectors import DETECTORS, score_heads
 from induction_lens.heads import Head, ScoreTable
 from induction_lens.knockout import METHODS
 from induction_lens.loading import load, zoo
-from induction_lens.presets import PHASE_PRESETS, PRESETS, train_preset
 from induction_lens.report import Report, report, words
 from induction_lens.report.evaluation import N_SEQUENCES
-from induction_lens.report.findings import finite
-
-app = typer.Typer(
-    name="induction-lens",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="""Does this transformer have induction heads, and does its in-context learning depend on
-them?
-
-Start with `induction-lens report`: it takes a small model that ships with the package, names its
-induction heads, knocks them out, and writes a page with what that did. MODEL is always one of
-
-- a model that ships with the package: `induction-lens zoo` lists them;
-- a local folder: a Hugging Face model, or a snapshot that `induction-lens train` wrote;
-- a name on the Hugging Face hub, such as `gpt2`.
-""",
-)
-
-ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="Model of this package, folder, or hub name.")
-]
-SeedOption = Annotated[int, typer.Option(help="Seed of every random draw.")]
-DeviceOption = Annotated[
-    Optional[str],  # noqa: UP045 - typer reads this at run time, also on Python 3.10
-    typer.Option(help="Where to run: cpu, cuda, mps. Default: the best there is."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-
-
-def _print_version(wanted: bool) -> bool:
-    if wanted:
-        print(f"induction-lens {__version__}")
-        raise typer.Exit
-    return wanted
-
-
-@app.callback()
-def _root(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print the version and leave."
-        ),
-    ] = False,
-) -> None:
-    """Hold the options that come before a command."""
 
 
 @app.command("report")
@@ -125,7 +79,7 @@ def report_command(
     - `induction-lens report gpt2 --out gpt2-report --sequences 64`
     - `induction-lens report ./my-model --text ./my-texts --heads 5.1,5.5`
     """
-    with _for_users():
+    with for_users():
         found = report(
             load(model, device=device),
             text=_sources(text),
@@ -141,7 +95,7 @@ def report_command(
         )
         page = found.save(Path(f"{Path(model).name}-report") if out is None else out)
     if as_json:
-        _print_json({"page": str(page), **found.to_dict()})
+        print_json({"page": str(page), **found.to_dict()})
         return
     _print_report(found)
     print(f"\nThe page: {page.resolve()}")
@@ -171,7 +125,7 @@ def heads_command(
     - `induction-lens heads gpt2 --top 20`
     - `induction-lens heads --detector induction --json`
     """
-    with _for_users():
+    with for_users():
         scores = score_heads(
             load(model, device=device),
             detectors=detector,
@@ -179,7 +133,7 @@ def heads_command(
             progress=True,
         )
     if as_json:
-        _print_json(scores.to_frame().to_dict("records"))
+        print_json(scores.to_frame().to_dict("records"))
         return
     first = next(iter(scores.values()))
     _print_heads(scores, [head for head, _ in first.top(top)], first.above(threshold))
@@ -188,13 +142,13 @@ def heads_command(
 @app.command("zoo")
 def zoo_command(as_json: JsonOption = False) -> None:
     """List the models that ship with the package."""
-    with _for_users():
+    with for_users():
         models = zoo()
     records = models.to_dict("records")
     if as_json:
-        _print_json(records)
+        print_json(records)
         return
-    _print_table(
+    print_table(
         ["name", "tokens", "loss", "ICL score", "description"],
         [
             [
@@ -209,74 +163,6 @@ def zoo_command(as_json: JsonOption = False) -> None:
     )
 
 
-@app.command("train")
-def train_command(
-    *,
-    preset: Annotated[
-        str, typer.Option(help=f"What to train: {', '.join(PRESETS | PHASE_PRESETS)}.")
-    ],
-    out: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--out", "-o", help="Folder to write to. Default: ./PRESET-training."),
-    ] = None,
-    tokens: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="Training tokens. Default: as many as the shipped model had."),
-    ] = None,
-    text: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Folder for tokenizer and text, for runs that share them. Default: OUT."),
-    ] = None,
-    seed: SeedOption = 0,
-    device: DeviceOption = None,
-    resume: Annotated[
-        bool, typer.Option(help="Continue from what is in the folder, exactly.")
-    ] = True,
-    as_json: JsonOption = False,
-) -> None:
-    """Train a toy model from nothing but the Python source on this machine.
-
-    Snapshots and the trained model go to the folder; give their paths to `induction-lens report`.
-
-    Examples:
-
-    - `induction-lens train --preset toy-2l`
-    - `induction-lens train --preset toy-1l-smeared --tokens 2000000 --out quick`
-    - `induction-lens train --preset phase-2l --seed 1 --text text --out phase-2l-seed-1`
-    """
-    folder = Path(f"{preset}-training") if out is None else out
-    with _for_users():
-        run = train_preset(
-            preset, folder, n_tokens=tokens, text=text, seed=seed, device=device, resume=resume
-        )
-    result = {
-        "model": str(folder / "model"),
-        "steps": run.n_steps,
-        "tokens_seen": run.tokens_seen,
-        "last_loss": float(run.losses[-1]),
-        "snapshots": [str(snapshot.path) for snapshot in run.snapshots],
-    }
-    if as_json:
-        _print_json(finite(result))
-        return
-    print(
-        f"Trained {preset} for {run.n_steps} steps, {run.tokens_seen:,} tokens; training loss "
-        f"{result['last_loss']:.3f} nats.\nThe model: {result['model']}\n"
-        f"Next: induction-lens report {result['model']}"
-    )
-
-
-@contextmanager
-def _for_users() -> Iterator[None]:
-    """Errors of the user as one line and exit code 2; whatever libraries print goes to stderr."""
-    try:
-        with redirect_stdout(sys.stderr):
-            yield
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        raise typer.Exit(2) from None
-
-
 def _sources(text: list[str] | None) -> list[str | Path] | None:
     """Names that exist are files or folders; others are for `text_tokens` to judge."""
     if not text:
@@ -287,15 +173,11 @@ def _sources(text: list[str] | None) -> list[str | Path] | None:
     return [Path(item) for item in text]
 
 
-def _print_json(value: Any) -> None:
-    print(json.dumps(finite(value), indent=1, allow_nan=False))
-
-
 def _print_report(found: Report) -> None:
     print(f"{found.headline}\n")
-    _print_wrapped(found.summary)
+    print_wrapped(found.summary)
     for note in found.notes:
-        _print_wrapped(f"Note: {note}")
+        print_wrapped(f"Note: {note}")
     shown = [head for head, _ in found.scores["induction"].top(8)]
     _print_heads(found.scores, shown, found.heads)
     for definition, studies in (("windowed", found.windowed), ("two positions", found.studies)):
@@ -308,13 +190,7 @@ def _print_report(found: Report) -> None:
             for name, study in studies.items()
         ]
         columns = ["method", f"without {words.heads_text(found.studied)}", "change", "rank"]
-        _print_table(columns, rows, title=title)
-
-
-def _print_wrapped(text: str) -> None:
-    from rich.console import Console
-
-    Console(highlight=False, markup=False, emoji=False).print(text)
+        print_table(columns, rows, title=title)
 
 
 def _print_heads(scores: ScoreTable, shown: Iterable[Head], strong: Iterable[Head]) -> None:
@@ -326,21 +202,4 @@ def _print_heads(scores: ScoreTable, shown: Iterable[Head], strong: Iterable[Hea
         ]
         for head in shown
     ]
-    _print_table(["head", *(name.replace("_", " ") for name in scores)], rows)
-
-
-def _print_table(columns: list[str], rows: list[list[str]], *, title: str | None = None) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(emoji=False, highlight=False)
-    if title is not None:
-        console.print(title, markup=False)
-    table = Table(box=SIMPLE_HEAD)
-    for index, column in enumerate(columns):
-        justify = "left" if index == 0 or column == "description" else "right"
-        table.add_column(column, justify=justify, no_wrap=index == 0 or column == "ICL score")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    print_table(["head", *(name.replace("_", " ") for name in scores)], rows)

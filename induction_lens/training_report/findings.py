@@ -1,0 +1,277 @@
+"""What the runs say about the paper's first three arguments, as numbers; sees no model.
+
+1. Each model's phase change, of the ICL score and of the induction score, over its seeds.
+2. For each run, how far apart the two are, and how they move together (argument 1).
+3. For each pair of models that differ in smeared keys alone, which changes first (argument 2).
+4. For each run, what is left of in-context learning without the induction heads (argument 3).
+5. The paths of per-token losses, and the order of the models before and after.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from induction_lens.dynamics import (
+    CoOccurrence,
+    Interval,
+    LossPCA,
+    ModelOrder,
+    PhaseChange,
+    co_occurrence,
+    loss_pca,
+    model_order,
+    phase_change,
+)
+from induction_lens.metrics import Estimate, bootstrap_mean
+from induction_lens.training_report.runs import ModelRuns, TrackedRun, group_runs
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from induction_lens.trajectory import Trajectory
+
+METHOD = "pattern-preserving"
+ORDER_POSITION = 50
+"""Token index at which models are put in order."""
+
+
+@dataclass(frozen=True)
+class ModelFindings:
+    """One model, over all its seeds."""
+
+    model: ModelRuns
+    """Its runs."""
+    icl_change: PhaseChange
+    """Phase change of the ICL score."""
+    induction_change: PhaseChange
+    """Phase change of the strongest head's induction score."""
+    together: tuple[CoOccurrence, ...]
+    """For each run: the two side by side."""
+    icl: Estimate
+    """ICL score at the end, averaged over seeds, in nats; the interval is over sequences."""
+
+    @property
+    def label(self) -> str:
+        """The model in words."""
+        return self.model.label
+
+
+@dataclass(frozen=True)
+class Smearing:
+    """A plain model beside the same one with smeared keys."""
+
+    plain: ModelFindings
+    """The plain model."""
+    smeared: ModelFindings
+    """The one with smeared keys."""
+    ratio: Interval | None
+    """Midpoint of the smeared model's ICL change divided by the plain one's; None where either has
+    no change."""
+
+    @property
+    def apart(self) -> bool:
+        """Whether the smeared model changes earlier, the intervals being disjoint."""
+        early, late = self.smeared.icl_change.midpoint, self.plain.icl_change.midpoint
+        return early is not None and late is not None and early.high < late.low
+
+
+@dataclass(frozen=True)
+class TrainingFindings:
+    """Everything that a page on training says."""
+
+    models: tuple[ModelFindings, ...]
+    """The models, plain ones first."""
+    smearings: tuple[Smearing, ...]
+    """Every pair of models that smeared keys tell apart."""
+    pca: LossPCA
+    """Joint paths of the first run of each model."""
+    moments: tuple[float, float]
+    """An early moment, 5% of the shortest run, and a late one, its end, in tokens."""
+    orders: tuple[ModelOrder, ...]
+    """The models by loss, and by its derivative, at both moments; none for a single model."""
+
+    def by_label(self, label: str) -> ModelFindings:
+        """The findings of one model.
+
+        Raises:
+            ValueError: There is no such model.
+        """
+        for model in self.models:
+            if model.label == label:
+                return model
+        known = "; ".join(model.label for model in self.models)
+        raise ValueError(f"expected a model of this page, one of {known}, got {label!r}")
+
+    def models_frame(self) -> pd.DataFrame:
+        """One row per model: losses and scores at the end, and both phase changes, in tokens."""
+        import pandas as pd
+
+        return pd.DataFrame([_model_row(found) for found in self.models])
+
+    def runs_frame(self) -> pd.DataFrame:
+        """One row per run: scores at the end, both midpoints, their lag, and their correlation."""
+        import pandas as pd
+
+        rows = [
+            {"model": found.label, **_run_row(run.trajectory, together)}
+            for found in self.models
+            for run, together in zip(found.model.runs, found.together, strict=True)
+        ]
+        return pd.DataFrame(rows)
+
+    def knockouts_frame(self) -> pd.DataFrame:
+        """One row per run, method and set of heads: ICL score clean and ablated, and the effect.
+
+        `removed` is the share of the ICL score that goes with the heads; NaN for controls.
+        """
+        import pandas as pd
+
+        rows = [
+            {"model": found.label, "seed": run.trajectory.seed, **row}
+            for found in self.models
+            for run in found.model.runs
+            for row in run.end.get("knockouts", ())
+        ]
+        frame = pd.DataFrame(rows)
+        if not rows:
+            return frame
+        return frame.assign(removed=frame["effect"] / -frame["clean"])
+
+    def ngrams_frame(self) -> pd.DataFrame:
+        """One row per run, kind of tokens and predictor: mean loss with its interval, in nats."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            [
+                {"model": found.label, "seed": run.trajectory.seed, **row}
+                for found in self.models
+                for run in found.model.runs
+                for row in run.end.get("ngrams", ())
+            ]
+        )
+
+
+def find(runs: Iterable[TrackedRun], *, n_resamples: int = 1000, seed: int = 0) -> TrainingFindings:
+    """Analyse runs that were measured on the same tokens.
+
+    Args:
+        runs: Tracked runs, of one model or of several.
+        n_resamples: Bootstrap resamples, and simulations of the tests.
+        seed: Seed of both.
+
+    Raises:
+        ValueError: There is no run; two have the same model and seed; or they were not measured on
+            the same tokens.
+    """
+    models = tuple(_find_model(model, n_resamples, seed) for model in group_runs(runs))
+    firsts = [found.model.first for found in models]
+    last = min(float(run.tokens_seen[-1]) for run in firsts)
+    moments = (0.05 * last, last)
+    return TrainingFindings(
+        models=models,
+        smearings=_smearings(models),
+        pca=loss_pca(firsts),
+        moments=moments,
+        orders=_orders(firsts, moments),
+    )
+
+
+def _find_model(model: ModelRuns, n_resamples: int, seed: int) -> ModelFindings:
+    options = {"n_resamples": n_resamples, "seed": seed}
+    together = tuple(co_occurrence(run, **options) for run in model.trajectories)
+    if len(model.runs) == 1:
+        icl_change, induction_change = together[0].icl, together[0].induction
+    else:
+        icl_change = phase_change(model.trajectories, of="icl", **options)
+        induction_change = phase_change(model.trajectories, of="induction", **options)
+    last = torch.stack([run.icl[-1] for run in model.trajectories]).double().mean(0)
+    return ModelFindings(model, icl_change, induction_change, together, bootstrap_mean(last))
+
+
+def _smearings(models: Sequence[ModelFindings]) -> tuple[Smearing, ...]:
+    def without(found: ModelFindings, *names: str) -> dict[str, Any]:
+        config = found.model.first.config
+        return {name: value for name, value in config.items() if name not in names}
+
+    pairs = []
+    for plain in models:
+        for smeared in models:
+            same = without(plain, "seed", "smeared_keys") == without(
+                smeared, "seed", "smeared_keys"
+            )
+            clamped = plain.model.first.clamp or smeared.model.first.clamp
+            is_pair = smeared.model.first.smear is not None and plain.model.first.smear is None
+            if same and is_pair and not clamped:
+                pairs.append(Smearing(plain, smeared, _ratio(smeared, plain)))
+    return tuple(pairs)
+
+
+def _ratio(smeared: ModelFindings, plain: ModelFindings) -> Interval | None:
+    early, late = smeared.icl_change, plain.icl_change
+    if early.midpoint is None or late.midpoint is None:
+        return None
+    value = early.midpoint.value / late.midpoint.value
+    return Interval.of(value, early.midpoints / late.midpoints, confidence=early.confidence)
+
+
+def _orders(runs: Sequence[Trajectory], moments: tuple[float, float]) -> tuple[ModelOrder, ...]:
+    if len(runs) < 2:
+        return ()
+    position = min(ORDER_POSITION, runs[0].loss_by_position.shape[1] - 1)
+    before, after = moments
+    return tuple(
+        model_order(runs, position, by=by, before=before, after=after)
+        for by in ("loss", "derivative")
+    )
+
+
+def _model_row(found: ModelFindings) -> dict[str, Any]:
+    runs = found.model.trajectories
+    row: dict[str, Any] = {
+        "model": found.label,
+        "seeds": len(runs),
+        "tokens": int(runs[0].tokens_seen[-1]),
+        "held_out_loss": _mean([float(run.held_out_loss[-1]) for run in runs]),
+        "induction": _mean([float(run.scores["induction"][-1].max()) for run in runs]),
+        "icl": found.icl.value,
+        "icl_low": found.icl.low,
+        "icl_high": found.icl.high,
+    }
+    for name, change in (("icl", found.icl_change), ("induction", found.induction_change)):
+        row |= {f"{name}_found": change.found, f"{name}_p_value": change.p_value}
+        row |= {f"{name}_change": change.change}
+        marks = {"onset": change.onset, "midpoint": change.midpoint, "end": change.end}
+        for mark, interval in marks.items():
+            row |= _flat(f"{name}_{mark}", interval)
+    return row
+
+
+def _run_row(run: Trajectory, together: CoOccurrence) -> dict[str, Any]:
+    head = run.strongest()
+    return {
+        "seed": run.seed,
+        "held_out_loss": float(run.held_out_loss[-1]),
+        "head": str(head),
+        "induction": float(run.scores["induction"][-1, head.layer, head.head]),
+        "icl": float(run.icl[-1].double().mean()),
+        **_flat("icl_midpoint", together.icl.midpoint),
+        **_flat("induction_midpoint", together.induction.midpoint),
+        **_flat("lag", together.lag),
+        **_flat("ratio", together.ratio),
+        "correlation": together.correlation,
+        "n_snapshots": together.n_snapshots,
+    }
+
+
+def _flat(name: str, interval: Interval | None) -> dict[str, float]:
+    shown = interval or Interval(math.nan, math.nan, math.nan)
+    return {name: shown.value, f"{name}_low": shown.low, f"{name}_high": shown.high}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

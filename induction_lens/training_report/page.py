@@ -1,0 +1,206 @@
+"""A training report as one HTML page: its figures, its tables and their captions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from induction_lens import html, plots
+from induction_lens.dynamics import loss_derivative
+from induction_lens.dynamics.change import short
+from induction_lens.html import Figure, Table
+from induction_lens.training_report import words
+from induction_lens.training_report.findings import METHOD, ModelFindings, TrainingFindings
+
+if TYPE_CHECKING:
+    from induction_lens.trajectory import Trajectory
+
+SHARED = {
+    "icl": "ICL score over training, all models",
+    "windows": "Phase change of the ICL score, all models",
+    "pca": "Paths of the models' per-token losses",
+}
+"""What is drawn once for all models, by name."""
+KINDS = {"text": "text", "shuffled": "shuffled text", "repeated": "repeated random tokens"}
+PANELS = {
+    "induction": "Prefix-matching score of every head",
+    "effects": "What each head alone contributes",
+    "losses": "Loss by position",
+    "derivative": "Loss derivative",
+    "smear": "σ(α) of every head",
+}
+"""What is drawn for every model, by name."""
+
+
+def render(found: TrainingFindings) -> str:
+    """The page, as one self-contained HTML document."""
+    return html.render(
+        "training.html",
+        headline=words.headline(found),
+        summary=words.summary(found),
+        arguments=[words.argument(found, number) for number in (1, 2, 3)],
+        figures={name: shared_figure(name, found) for name in SHARED},
+        panels={name: _panels(name, found) for name in PANELS},
+        tables={
+            "models": models_table(found),
+            "together": together_table(found),
+            "knockouts": knockouts_table(found),
+            "ngrams": ngrams_table(found),
+            "orders": orders_table(found),
+        },
+        captions=words.captions(),
+        card=words.card(found),
+    )
+
+
+def shared_figure(name: str, found: TrainingFindings) -> Figure:
+    """One of the figures that all models share, a name in `SHARED`."""
+    changes = {model.label: model.icl_change for model in found.models}
+    drawn: Any
+    if name == "icl":
+        runs = {model.label: model.model.trajectories for model in found.models}
+        drawn = plots.icl_over_training(runs, changes, window_of=list(runs)[: len(runs) == 1])
+    elif name == "windows":
+        drawn = plots.window_chart(changes, last=max(map(_last, found.models)))
+    else:
+        drawn = plots.pca_paths(found.pca, changes, models=list(changes))
+    return Figure.of(name, drawn, SHARED[name])
+
+
+def model_figure(name: str, found: ModelFindings) -> Figure | None:
+    """One of the figures that each model has, of its first run; None where it has none."""
+    run, change = found.model.first, found.icl_change
+    drawn: Any
+    if name == "induction":
+        drawn = plots.induction_over_training(run, change)
+    elif name == "effects":
+        drawn = plots.effects_over_training(run, change=change)
+    elif name == "losses":
+        drawn = plots.loss_curves(run)
+    elif name == "derivative":
+        drawn = plots.loss_derivative_map(loss_derivative(run), change=change)
+    elif run.smear is None:
+        return None
+    else:
+        drawn = plots.smear_over_training(run, change)
+    title = f"{PANELS[name]}: {found.label}"
+    return Figure.of(f"{name}-{_identifier(run)}", drawn, title)
+
+
+def _panels(name: str, found: TrainingFindings) -> list[tuple[str, Figure]]:
+    drawn = ((model.label, model_figure(name, model)) for model in found.models)
+    return [(label, figure) for label, figure in drawn if figure is not None]
+
+
+def models_table(found: TrainingFindings) -> Table:
+    """A row for each model: how it ends, and when it changes."""
+    rows = tuple(
+        (
+            model.label,
+            str(row["seeds"]),
+            f"{row['held_out_loss']:.2f}",
+            f"{row['induction']:.2f}",
+            words.estimate(row, "icl"),
+            words.window(model.icl_change),
+            words.interval(model.icl_change.midpoint),
+            words.interval(model.induction_change.midpoint),
+        )
+        for model, row in zip(found.models, found.models_frame().to_dict("records"), strict=True)
+    )
+    columns = ("model", "seeds", "held-out loss", "best induction score", "ICL score at the end")
+    columns += ("window of the change", "midpoint, ICL", "midpoint, induction")
+    strong = tuple(i for i, model in enumerate(found.models) if model.icl_change.found)
+    return Table(columns, rows, strong)
+
+
+def together_table(found: TrainingFindings) -> Table | None:
+    """A row for each run with both changes: the lag, and the correlation inside the window."""
+    frame = found.runs_frame()
+    frame = frame[frame["correlation"].notna()]
+    rows = tuple(
+        (
+            row["model"],
+            str(row["seed"]),
+            words.tokens(row, "induction_midpoint"),
+            words.tokens(row, "icl_midpoint"),
+            words.tokens(row, "lag"),
+            words.number(row["correlation"]),
+            str(row["n_snapshots"]),
+        )
+        for row in frame.to_dict("records")
+    )
+    columns = ("model", "seed", "midpoint, induction", "midpoint, ICL", "lag of ICL")
+    columns += ("rank correlation", "snapshots")
+    return Table(columns, rows) if rows else None
+
+
+def knockouts_table(found: TrainingFindings) -> Table | None:
+    """A row for each run: the ICL score with and without the induction heads."""
+    frame = found.knockouts_frame()
+    if frame.empty:
+        return None
+    of_method = frame[frame["method"] == METHOD]
+    rows, strong = [], []
+    for row in of_method[of_method["set"] == "tested"].to_dict("records"):
+        same = (of_method["model"] == row["model"]) & (of_method["seed"] == row["seed"])
+        controls = of_method[same & (of_method["set"] == "control")].to_dict("records")
+        strong += [len(rows)] * (row["effect_low"] > 0)
+        best = max(controls, key=lambda control: control["effect"], default=None)
+        largest = words.estimate(best, "effect") if best else words.NOTHING
+        rows.append(
+            (
+                row["model"],
+                str(row["seed"]),
+                row["heads"] + ("" if row["are_induction_heads"] else " (strongest)"),
+                *(words.estimate(row, name) for name in ("clean", "ablated", "effect")),
+                words.share(row),
+                largest,
+                f"{row['rank']:.0f} of {len(controls) + 1}" if controls else words.NOTHING,
+            )
+        )
+    columns = ("model", "seed", "heads", "clean", "without", "change", "removed")
+    return Table((*columns, "largest control change", "rank"), tuple(rows), tuple(strong))
+
+
+def ngrams_table(found: TrainingFindings) -> Table | None:
+    """Rows for each model, of its first seed: losses beside those of the n-gram tables."""
+    frame = found.ngrams_frame()
+    if frame.empty:
+        return None
+    columns = ("bigram", "trigram", "model", "model without heads")
+    rows = []
+    for model in found.models:
+        own = frame[(frame["model"] == model.label) & (frame["seed"] == model.model.first.seed)]
+        for kind, losses in own.groupby("tokens", sort=False):
+            by_predictor = losses.set_index("predictor").to_dict("index")
+            cells = (words.loss(by_predictor.get(name)) for name in columns)
+            rows.append((f"{model.label}: {KINDS[str(kind)]}", *cells))
+    return Table(("model and tokens", *columns), tuple(rows))
+
+
+def orders_table(found: TrainingFindings) -> Table | None:
+    """A row for each model: its loss and the loss derivative, and their ranks, early and late."""
+    if not found.orders:
+        return None
+    frames = [order.to_frame() for order in found.orders]
+    rows = tuple(
+        (
+            model.label,
+            *(
+                f"{words.number(frame[moment][i])} ({frame[f'rank_{moment}'][i]})"
+                for frame in frames
+                for moment in ("before", "after")
+            ),
+        )
+        for i, model in enumerate(found.models)
+    )
+    moments = [short(tokens) for tokens in found.moments]
+    columns = (f"{order.by} at {moment}" for order in found.orders for moment in moments)
+    return Table(("model", *columns), rows)
+
+
+def _last(model: ModelFindings) -> float:
+    return float(model.model.first.tokens_seen[-1])
+
+
+def _identifier(run: Trajectory) -> str:
+    return "".join(c if c.isalnum() else "-" for c in run.name)

@@ -1,0 +1,118 @@
+"""From runs to a page: reads or tracks them, analyses them, and writes what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from induction_lens.files import write_text
+from induction_lens.html import framed
+from induction_lens.training_report import page, words
+from induction_lens.training_report.findings import TrainingFindings, find
+from induction_lens.training_report.runs import TrackedRun, read_run, shipped_runs
+from induction_lens.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Run = str | Path | Trajectory
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingReport(TrainingFindings):
+    """Findings about training that can be read: as words, as a page, in a notebook, as files."""
+
+    @property
+    def headline(self) -> str:
+        """One line: in which models in-context learning appears abruptly."""
+        return words.headline(self)
+
+    @property
+    def summary(self) -> str:
+        """What the runs say about the paper's first three arguments, in plain words."""
+        return "\n\n".join(words.summary(self))
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per snapshot of each run: `model`, `run`, `seed`, and `Trajectory.to_frame`."""
+        import pandas as pd
+
+        frames = [
+            run.to_frame().assign(model=model.label, run=run.name, seed=run.seed)
+            for model in self.models
+            for run in model.model.trajectories
+        ]
+        frame = pd.concat(frames, ignore_index=True)
+        first = ["model", "run", "seed"]
+        return frame[first + [name for name in frame.columns if name not in first]]
+
+    def to_html(self) -> str:
+        """The page: one self-contained HTML document that needs no network."""
+        return page.render(self)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the page and its data; each file appears whole or not at all.
+
+        The files are `index.html`, and `models.csv`, `runs.csv`, `snapshots.csv` and, where the
+        ends of runs were measured, `knockouts.csv` and `ngrams.csv`.
+
+        Returns:
+            The path of `index.html`.
+
+        Raises:
+            ValueError: `folder` is a file.
+        """
+        folder = Path(folder)
+        if folder.is_file():
+            raise ValueError(f"expected a folder to write to, got the file {folder}; name another")
+        frames = {
+            "models": self.models_frame(),
+            "runs": self.runs_frame(),
+            "snapshots": self.to_frame(),
+            "knockouts": self.knockouts_frame(),
+            "ngrams": self.ngrams_frame(),
+        }
+        for name, frame in frames.items():
+            if not frame.empty:
+                write_text(folder / f"{name}.csv", frame.to_csv(index=False))
+        write_text(folder / "index.html", self.to_html())
+        return folder / "index.html"
+
+    def _repr_html_(self) -> str:
+        return framed(self.to_html(), self.headline)
+
+
+def training_report(
+    runs: Iterable[Run] | Run | None = None,
+    *,
+    n_resamples: int = 1000,
+    seed: int = 0,
+    progress: bool = True,
+) -> TrainingReport:
+    """Say what training runs show about the phase change and the paper's first three arguments.
+
+    Runs of one model that differ in their seed alone are taken together. Runs that were not tracked
+    yet are tracked first, into their folder `tracked`.
+
+    Args:
+        runs: Trajectories, their Parquet files, or folders of runs; None: those that ship with the
+            package.
+        n_resamples: Bootstrap resamples, and simulations of the tests.
+        seed: Seed of both.
+        progress: Show a bar on stderr where a run is tracked.
+
+    Raises:
+        ValueError: There is no run; two have the same model and seed; they were not measured on
+            the same tokens; or one has too few snapshots.
+    """
+    if runs is None:
+        tracked = shipped_runs()
+    else:
+        given = [runs] if isinstance(runs, (str, Path, Trajectory)) else list(runs)
+        tracked = [
+            TrackedRun(run) if isinstance(run, Trajectory) else read_run(run, progress=progress)
+            for run in given
+        ]
+    found = find(tracked, n_resamples=n_resamples, seed=seed)
+    return TrainingReport(**{field.name: getattr(found, field.name) for field in fields(found)})

@@ -1,0 +1,245 @@
+"""A training report in words: sentences and cells made from findings. Sees no model.
+
+A claim of the paper that the runs do not bear out is reported as such.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from induction_lens.dynamics import Interval, PhaseChange
+from induction_lens.dynamics.change import short
+from induction_lens.training_report.findings import (
+    METHOD,
+    ModelFindings,
+    Smearing,
+    TrainingFindings,
+)
+
+Row = Mapping[str, Any]
+NOTHING = "–"
+
+
+def headline(found: TrainingFindings) -> str:
+    """One line: which of the models learn in context abruptly."""
+    changed = sum(model.icl_change.found for model in found.models)
+    if len(found.models) == 1:
+        does = "appears abruptly" if changed else "does not appear abruptly"
+        return f"{found.models[0].label}: in-context learning {does}"
+    return f"In-context learning appears abruptly in {changed} of {len(found.models)} models"
+
+
+def summary(found: TrainingFindings) -> list[str]:
+    """What the runs say about each of the paper's first three arguments, a paragraph each."""
+    return [paragraph for paragraph in (argument(found, n) for n in (1, 2, 3)) if paragraph]
+
+
+def argument(found: TrainingFindings, number: int) -> str:
+    """What the runs say about one argument; nothing where they cannot say anything."""
+    if number == 1:
+        changes = " ".join(change_sentence(model) for model in found.models)
+        return f"{changes} {together_sentence(found)}".strip()
+    if number == 2:
+        return " ".join(smearing_sentence(pair) for pair in found.smearings)
+    return knockout_sentence(found)
+
+
+def change_sentence(model: ModelFindings) -> str:
+    """Whether and when a model's ICL score changes abruptly."""
+    change = model.icl_change
+    if not change.found:
+        return f"{_capital(model.label)}: no phase change ({_why_none(change)})."
+    onset, end = (short(mark.value) for mark in (change.onset, change.end) if mark)
+    return (
+        f"{_capital(model.label)}: the ICL score falls by {abs(change.change):.2f} nats between "
+        f"{onset} and {end} tokens, halfway at {change.midpoint}."
+    )
+
+
+def together_sentence(found: TrainingFindings) -> str:
+    """How far apart, and how correlated, the changes of ICL and of induction are."""
+    pairs = [pair for model in found.models for pair in model.together]
+    both = [pair for pair in pairs if pair.ratio is not None and pair.correlation is not None]
+    if not both:
+        return ""
+    apart = max(abs(pair.ratio.value - 1) for pair in both if pair.ratio)
+    correlations = sorted(pair.correlation for pair in both if pair.correlation is not None)
+    runs = "the one run" if len(both) == 1 else f"all {len(both)} runs"
+    return (
+        f"In {runs} with both, the midpoints of the ICL score and of the strongest head's "
+        f"prefix-matching score lie within {apart:.0%} of each other, and inside the window the "
+        f"two have rank correlations of {number(correlations[0])} to {number(correlations[-1])}."
+    )
+
+
+def smearing_sentence(pair: Smearing) -> str:
+    """Which of a plain and a smeared model changes first, and whether that can be told."""
+    plain, smeared = pair.plain, pair.smeared
+    early, late = smeared.icl_change.midpoint, plain.icl_change.midpoint
+    if early is None:
+        return f"{_capital(smeared.label)}: no phase change, so smearing brought none about."
+    if late is None:
+        return (
+            f"Smeared keys bring the change about: {plain.label} has none, {smeared.label} is "
+            f"halfway at {early} tokens."
+        )
+    told = "the intervals are apart" if pair.apart else "the intervals do not tell them apart"
+    return (
+        f"{_capital(smeared.label)} is halfway at {early} tokens, {plain.label} at {late}: "
+        f"{told}, their ratio is {ratio(pair.ratio)}."
+    )
+
+
+def knockout_sentence(found: TrainingFindings) -> str:
+    """What share of the ICL score goes with the induction heads, and what controls do."""
+    frame = found.knockouts_frame()
+    if frame.empty:
+        return ""
+    tested = frame[(frame["set"] == "tested") & (frame["method"] == METHOD)]
+    shares = [
+        f"{row['model']} (seed {row['seed']}) {share(row)}"
+        for row in tested.to_dict("records")
+        if row["are_induction_heads"] and row["clean_high"] < 0
+    ]
+    if not shares:
+        return ""
+    return (
+        f"Share of the final ICL score that goes with the induction heads ({METHOD}): "
+        + ", ".join(shares)
+        + "."
+    )
+
+
+def captions() -> dict[str, str]:
+    """What to see in each figure and table, and what the paper saw."""
+    return {
+        "icl": "ICL score: loss around position 500 minus loss around position 50, on held-out "
+        "text; lower is better. A line for each seed. The paper's models of two and more layers "
+        "fall to about −0.4 nats within a short window and stay there; those of one layer do not.",
+        "windows": "Bars: from onset to end of the ICL score's change. Dots: midpoints, with 95% "
+        "intervals over evaluation sequences and seeds. Where no window is steeper than a smooth "
+        "trend and noise explain, there is none. In the paper, smeared keys bring the change to "
+        "one-layer models, and bring it forward in deeper ones.",
+        "models": "Means over seeds; brackets hold 95% intervals over sequences, and seeds for the "
+        "marks, which are in training tokens. Models in bold change.",
+        "together": "Each run by itself. Lag: midpoint of the ICL score's change minus that of the "
+        "strongest head's prefix-matching score. The rank correlation is over the snapshots in "
+        "either window; it describes, and is no test, for any two curves that change once "
+        "correlate.",
+        "induction": "Attention of each head on the tokens that followed earlier copies of the "
+        "current one, on repeated random tokens. Shaded: the window of the ICL score's change. In "
+        "the paper, induction heads form in that window.",
+        "losses": "Mean loss at each token position, at moments of training. Before the change the "
+        "curve is flat beyond the first tokens; after it, later tokens are predicted better.",
+        "derivative": "Slope of the loss over ln(position); green: later tokens are predicted "
+        "better. Dotted: the window. In the paper the slope changes abruptly there.",
+        "pca": "Each snapshot is the vector of its losses on the same tokens of held-out text, on "
+        "the first two principal components of all runs together; large dots lie in the window. "
+        "In the paper the paths of models that change turn there.",
+        "orders": "Values at token index 50, ranks in brackets (1 is lowest). The paper finds the "
+        "order by the derivative to be inverted by the change.",
+        "smear": "σ(α): the share of its own position in a key; 1 is a plain key, 0 the key of "
+        "the token before. All heads start at one half. In colour: heads that end with a "
+        "prefix-matching score above 0.3.",
+        "effects": "What knocking out each head alone changes in the ICL score: above zero, "
+        "in-context learning is weaker without it. A dot's colour is the head's prefix-matching "
+        "score at that moment. In the paper the heads that matter are induction heads.",
+        "knockouts": f"All heads with a prefix-matching score above 0.3 at the end, knocked out "
+        f"together ({METHOD}); where there are none, the strongest. Removed: the change as a share "
+        "of the clean score. Controls: other sets with as many heads in each layer. In bold: the "
+        "change's interval is above zero. The other methods are in knockouts.csv.",
+        "ngrams": "Mean losses in nats. On repeated random tokens a table of bigrams or trigrams "
+        "can at best know nothing, which costs ln(vocabulary): a model that does better reads its "
+        "context. On shuffled text the order of tokens tells nothing.",
+    }
+
+
+def rows(found: TrainingFindings) -> list[list[str]]:
+    """For each model in short: its name, ICL score at the end, window and midpoint."""
+    frame = found.models_frame().to_dict("records")
+    return [
+        [
+            model.label,
+            estimate(row, "icl"),
+            window(model.icl_change),
+            interval(model.icl_change.midpoint),
+        ]
+        for model, row in zip(found.models, frame, strict=True)
+    ]
+
+
+def card(found: TrainingFindings) -> list[tuple[str, str]]:
+    """What was run and how it was measured: labels and values."""
+    first = found.models[0].model.first
+    n_sequences, n_pos = first.icl.shape[1], first.loss_by_position.shape[1]
+    around = f"{first.early} and {first.late}, ±{first.window} positions"
+    rows = [
+        (model.label, ", ".join(run.name for run in model.model.trajectories))
+        for model in found.models
+    ]
+    rows += [
+        ("Snapshots", f"{len(first.steps)} in each run"),
+        ("Held-out text", f"{n_sequences} sequences of {n_pos} tokens"),
+        ("ICL score", f"mean loss around positions {around}, in nats"),
+        ("Per-token losses", f"{first.token_losses.shape[1]} tokens, the same for all"),
+        ("Evaluation", f"SHA-256 {first.evaluation}"),
+    ]
+    return rows
+
+
+def estimate(row: Row, name: str) -> str:
+    """A mean in nats with its interval: `−0.36 [−0.48, −0.23]`."""
+    value, low, high = (row[name + part] for part in ("", "_low", "_high"))
+    return f"{number(value)} [{number(low)}, {number(high)}]"
+
+
+def loss(row: Row | None) -> str:
+    """A mean loss in nats with its interval."""
+    if row is None:
+        return NOTHING
+    return f"{row['loss']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+
+
+def window(change: PhaseChange) -> str:
+    """Onset to end of a change: `3.5M to 5.0M`, or why there is none."""
+    if change.onset is None or change.end is None:
+        return f"none ({_why_none(change)})"
+    return f"{short(change.onset.value)} to {short(change.end.value)}"
+
+
+def interval(mark: Interval | None) -> str:
+    """A mark of a change in tokens with its interval."""
+    return NOTHING if mark is None else str(mark).replace("-", "−")
+
+
+def tokens(row: Row, name: str) -> str:
+    """A number of tokens with its interval, from a row of a frame."""
+    value, low, high = (row[name + part] for part in ("", "_low", "_high"))
+    return NOTHING if math.isnan(value) else interval(Interval(value, low, high))
+
+
+def ratio(mark: Interval | None) -> str:
+    """A ratio with its interval."""
+    if mark is None:
+        return NOTHING
+    return f"{mark.value:.2f} [{mark.low:.2f}, {mark.high:.2f}]"
+
+
+def share(row: Row) -> str:
+    """The share of the ICL score that a knock-out removes."""
+    return NOTHING if math.isnan(row["removed"]) else f"{row['removed']:.0%}".replace("-", "−")
+
+
+def number(value: float) -> str:
+    """A signed number: `−0.36`."""
+    return "0.00" if abs(value) < 0.005 else f"{value:+.2f}".replace("-", "−")
+
+
+def _why_none(change: PhaseChange) -> str:
+    return str(change).removeprefix("none (").removesuffix(")").replace("-", "−")
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
