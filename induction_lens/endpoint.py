@@ -24,7 +24,7 @@ from induction_lens.detectors import score_heads
 from induction_lens.files import write_text
 from induction_lens.knockout import METHODS
 from induction_lens.metrics import Estimate
-from induction_lens.models import Model
+from induction_lens.models import Model, shape
 from induction_lens.ngrams import count_ngrams, ngram_control
 
 ENDPOINT = "endpoint.json"
@@ -38,7 +38,9 @@ def measure_end(
     model: Model,
     text: Int[Tensor, "sequence pos"],
     *,
-    training: Int[Tensor, "training_sequence pos"] | None = None,
+    training: Int[Tensor, "training_sequence training_pos"] | None = None,
+    early: int = 50,
+    late: int = 500,
     window: int = 10,
     seed: int = 0,
 ) -> dict[str, Rows]:
@@ -48,7 +50,9 @@ def measure_end(
         model: The trained model.
         text: Text that it was not trained on.
         training: The text that it was trained on; None leaves the tables out.
-        window: Positions averaged on each side of 50 and 500 for the ICL score.
+        early: Position of the early token of the ICL score.
+        late: Position of the late token.
+        window: Positions averaged on each side of both.
         seed: Seed of prompts, controls and resampling.
 
     Returns:
@@ -68,6 +72,8 @@ def measure_end(
         text,
         methods=METHODS,
         n_controls=min(N_CONTROLS, n_possible_controls(model, heads)),
+        early=early,
+        late=late,
         window=window,
         seed=seed,
         progress=False,
@@ -77,8 +83,12 @@ def measure_end(
         named = {"method": method, "heads": _names(heads), "are_induction_heads": bool(found)}
         rows["knockouts"] += [{**named, **row} for row in _study_rows(study)]
     if training is not None:
-        tables = count_ngrams(training, d_vocab=model.cfg.d_vocab)
-        control = ngram_control(model, heads, text, tables, seed=seed, progress=False)
+        sizes = shape(model)
+        tables = count_ngrams(training, d_vocab=sizes.d_vocab)
+        n_tokens = min(25, (sizes.n_ctx - 1) // 4)
+        control = ngram_control(
+            model, heads, text, tables, n_tokens=n_tokens, seed=seed, progress=False
+        )
         rows["ngrams"] = control.to_frame().to_dict("records")
     return rows
 

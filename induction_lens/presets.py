@@ -27,7 +27,7 @@ from induction_lens.metrics import icl_score, per_token_loss
 from induction_lens.models import weights_hash
 from induction_lens.snapshots import TOKENIZER, write_snapshot
 from induction_lens.tokens import text_tokens
-from induction_lens.toy import ToyConfig, build_toy
+from induction_lens.toy import ToyConfig, build_toy, toy_config
 from induction_lens.train import TrainingRun, snapshot_steps, train
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ PRESETS: dict[str, Preset] = {
 }
 """The models to start from, by name."""
 
-PHASE_TOKENS = 8_000_000
+PHASE_TOKENS = 9_000_000
 """Training tokens of every run of `PHASE_PRESETS`."""
 
 
@@ -97,7 +97,7 @@ PHASE_PRESETS: dict[str, Preset] = {
     "phase-2l-clamped": _phase(
         "2 layers, no K-composition at first",
         n_layers=2,
-        clamp=(Clamp(k_composition=True, start=0, end=1000),),
+        clamp=(Clamp(k_composition=True, start=0, end=800),),
     ),
 }
 """The runs of the training dynamics, by name: they differ in the model alone (and the last in what
@@ -164,7 +164,7 @@ def train_preset(
         seed=seed,
     )
     write_snapshot(model, out / "model", step=run.n_steps, tokens_seen=run.tokens_seen)
-    card = {"name": name, "description": preset.description, **_card(model, run, config)}
+    card = {"name": name, "description": preset.description, **_card(model, run, progress)}
     card["command"] = f"induction-lens train --preset {name} --seed {seed}"
     write_text(out / "model" / "card.json", json.dumps(card, indent=2) + "\n")
     return run
@@ -208,9 +208,10 @@ def _preset(name: str) -> Preset:
     return presets[name]
 
 
-def _card(model: Any, run: TrainingRun, config: ToyConfig) -> dict[str, Any]:
+def _card(model: Any, run: TrainingRun, progress: bool) -> dict[str, Any]:
     """What there is to know of a trained model, measured on held-out text."""
-    losses = per_token_loss(model, text_tokens(model, seq_len=config.n_ctx))
+    config = toy_config(model)
+    losses = per_token_loss(model, text_tokens(model, seq_len=config.n_ctx), progress=progress)
     icl = icl_score(losses, window=10)
     return {
         "layers": config.n_layers,

@@ -225,7 +225,7 @@ def _make_all(planned: Sequence[PlannedRun], bars: Progress, processes: int) -> 
                     bars.update(row, completed=run.done())
         except BaseException:
             stopped.set()
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
             raise
 
 

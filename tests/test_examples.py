@@ -29,7 +29,7 @@ def test_examples_are_short():
     lengths = {
         path.name: len(path.read_text().splitlines()) for path in (ROOT / "examples").glob("*.py")
     }
-    assert len(lengths) == 3
+    assert len(lengths) == 4
     assert {name: n for name, n in lengths.items() if n >= 60} == {}
 
 
@@ -88,6 +88,24 @@ def test_train_smeared_toy_prints_the_loss_of_the_snapshots_it_leaves(tmp_path):
     [smear] = smears["smeared"]
     assert smear.shape == (4,)
     assert smear.abs().min() > 0
+
+
+def test_hold_composition_prints_what_its_last_snapshots_do(tmp_path):
+    printed = run_example("hold_composition", tmp_path)
+    text = il.text_tokens(il.load("toy-2l"), n_sequences=8, seq_len=128)
+    for name, clamps in (("free", 0), ("held", 1)):
+        trajectory = il.Trajectory.read(tmp_path / "runs" / name / "tracked" / "trajectory.parquet")
+        assert [len(trajectory.clamp), len(trajectory.steps)] == [clamps, 25]
+        model = il.load(tmp_path / "runs" / name / "snapshots" / "step-00000024")
+        losses = il.per_token_loss(model, text)
+        score = (losses[:, 106:127].mean() - losses[:, 2:23].mean()).item()
+        found = re.search(rf"^{name}: .*\n  ICL score ([+-]\d\.\d+) nats; head", printed, re.M)
+        assert found is not None
+        assert float(found[1]) == pytest.approx(score, abs=2e-4)
+    # until they are let go, the two runs differ only in what the clamp does
+    first = [tmp_path / "runs" / name / "snapshots" / "step-00000000" for name in ("free", "held")]
+    free, held = (dict(weights_of(il.load(folder))) for folder in first)
+    assert all(free[key].equal(held[key]) for key in free)
 
 
 def weights_of(model):
