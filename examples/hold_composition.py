@@ -16,7 +16,7 @@ from induction_lens.models import tokenizer_of
 QUICK = "--quick" in sys.argv
 CONTEXT = 128 if QUICK else 512
 N_STEPS, BATCH_SIZE = (24, 2) if QUICK else (2200, 8)
-RELEASED = N_STEPS // 3
+RELEASED, EVERY = N_STEPS // 3, 2 if QUICK else 50
 
 tokenizer = tokenizer_of(il.load("toy-2l"))
 texts = documents("train", origin="stdlib" if QUICK else "all")
@@ -35,7 +35,7 @@ for name, clamp in (("free", None), ("held", il.Clamp(k_composition=True, end=RE
         n_steps=N_STEPS,
         batch_size=BATCH_SIZE,
         clamp=clamp,
-        snapshots=range(0, N_STEPS + 1, N_STEPS // 24),
+        snapshots=range(0, N_STEPS + 1, EVERY),
         out=f"runs/{name}",
     )
     trajectory = il.track(run, out=f"runs/{name}/tracked", **where, **few)

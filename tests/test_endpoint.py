@@ -66,5 +66,5 @@ def test_without_induction_heads_the_strongest_candidate_is_taken(tmp_path):
 def test_a_file_that_is_missing_or_damaged(tmp_path):
     assert read_end(tmp_path) is None
     (tmp_path / "endpoint.json").write_text(json.dumps({"knockouts": []})[:-4])
-    with pytest.raises(ValueError, match="expected JSON in .*endpoint.json, got a damaged file"):
+    with pytest.raises(ValueError, match=r"expected JSON in .*endpoint\.json, got a damaged file"):
         read_end(tmp_path)

@@ -95,7 +95,7 @@ def test_hold_composition_prints_what_its_last_snapshots_do(tmp_path):
     text = il.text_tokens(il.load("toy-2l"), n_sequences=8, seq_len=128)
     for name, clamps in (("free", 0), ("held", 1)):
         trajectory = il.Trajectory.read(tmp_path / "runs" / name / "tracked" / "trajectory.parquet")
-        assert [len(trajectory.clamp), len(trajectory.steps)] == [clamps, 25]
+        assert [len(trajectory.clamp), len(trajectory.steps)] == [clamps, 13]
         model = il.load(tmp_path / "runs" / name / "snapshots" / "step-00000024")
         losses = il.per_token_loss(model, text)
         score = (losses[:, 106:127].mean() - losses[:, 2:23].mean()).item()

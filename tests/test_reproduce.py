@@ -112,7 +112,7 @@ def test_an_error_in_a_run_comes_out_and_ends_the_others(text, tmp_path, capfd):
     shutil.copytree(text, tmp_path / "text")
     (tmp_path / "phase-1l-seed-0").mkdir()
     (tmp_path / "phase-1l-seed-0" / "checkpoint.safetensors").write_bytes(b"no checkpoint")
-    with pytest.raises(ValueError, match="expected a checkpoint, got .* which is damaged"):
+    with pytest.raises(ValueError, match=r"expected a checkpoint, got .* which is damaged"):
         make_runs(tmp_path, presets=PAIR, n_tokens=N_TOKENS, processes=2)
     assert not multiprocessing.active_children()
     assert not (tmp_path / "phase-1l-smeared-seed-0" / "tracked" / "endpoint.json").exists()
@@ -120,7 +120,7 @@ def test_an_error_in_a_run_comes_out_and_ends_the_others(text, tmp_path, capfd):
 
 
 def test_runs_that_cannot_be_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="expected presets out of phase-1l, .* got toy-2l"):
+    with pytest.raises(ValueError, match=r"expected presets out of phase-1l, .* got toy-2l"):
         make_runs(tmp_path, presets=["toy-2l"])
     with pytest.raises(ValueError, match="got 1 presets and 0 seeds"):
         make_runs(tmp_path, presets=["phase-1l"], seeds=[])

@@ -235,5 +235,5 @@ def test_runs_that_do_not_belong_together_are_refused(runs, tmp_path):
         training_report([runs[1], runs[1]], **OPTIONS)
     with pytest.raises(ValueError, match="measured on the same tokens"):
         training_report([runs[1], dataclasses.replace(runs[3], evaluation="other")], **OPTIONS)
-    with pytest.raises(ValueError, match="expected a run, got .*nowhere, which does not exist"):
+    with pytest.raises(ValueError, match=r"expected a run, got .*nowhere, which does not exist"):
         read_run(tmp_path / "nowhere")

@@ -1,0 +1,37 @@
+"""Puts the runs over the phase change into the package: what every figure and number needs.
+
+    induction-lens train --all-presets --out phase           # and seeds 1 and 2 of four of them
+    python docs/ship_runs.py phase                            # tracks nothing: run `dynamics` first
+
+Of each run: its trajectory, what was measured at its end, and, of seed 0, the final weights. Of all
+together: the tokenizer, and the tokens that they were measured on.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+from induction_lens.endpoint import ENDPOINT
+from induction_lens.reproduce import EVALUATION
+from induction_lens.snapshots import TOKENIZER
+from induction_lens.track import TRACKED, TRAJECTORY
+from induction_lens.training_report.runs import SHIPPED
+
+
+def ship(out: Path) -> None:
+    """Replace the shipped runs by those in a folder that `make_runs` filled."""
+    shutil.rmtree(SHIPPED, ignore_errors=True)
+    SHIPPED.mkdir()
+    shutil.copy(out / "text" / EVALUATION, SHIPPED / EVALUATION)
+    for run in sorted(out.glob("phase-*")):
+        target = SHIPPED / run.name
+        target.mkdir()
+        for name in (TRAJECTORY, ENDPOINT):
+            shutil.copy(run / TRACKED / name, target / name)
+        if run.name.endswith("seed-0"):
+            shutil.copytree(run / "model", target / "model")
+            shutil.copy(out / "text" / TOKENIZER, target / TOKENIZER)
+
+
+if __name__ == "__main__":
+    ship(Path(sys.argv[1]))
