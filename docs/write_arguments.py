@@ -14,6 +14,7 @@ import jinja2
 
 from induction_lens.html import Table
 from induction_lens.training_report import TrainingReport, page, training_report, words
+from induction_lens.training_report.findings import rows_of
 
 DOCS = Path(__file__).parent
 TEXTS, PAGES = DOCS / "arguments", DOCS / "pages" / "arguments"
@@ -47,14 +48,9 @@ TABLES: dict[str, Callable[[TrainingReport], Table | None]] = {
 
 def knocked_out(report: TrainingReport, label: str, method: str, seed: int = 0) -> dict[str, Any]:
     """The row of the induction heads of one run, knocked out by one method."""
-    frame = report.knockouts_frame()
-    row = frame[
-        (frame["model"] == label)
-        & (frame["seed"] == seed)
-        & (frame["method"] == method)
-        & (frame["set"] == "tested")
-    ]
-    return row.iloc[0].to_dict()
+    where = {"model": label, "method": method, "seed": seed, "set": "tested"}
+    [row] = rows_of(report.knockouts_frame(), **where)
+    return row
 
 
 def _table(name: str, report: TrainingReport) -> Callable[[], str]:

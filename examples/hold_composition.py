@@ -25,8 +25,6 @@ batches = pack(texts, tokenizer, CONTEXT, n_sequences=N_STEPS * BATCH_SIZE)
 config = il.ToyConfig(
     n_ctx=CONTEXT, d_vocab=len(tokenizer), distance_bias=2.0, aligned_unembed=0.5, seed=0
 )
-where = {"early": CONTEXT // 10, "late": CONTEXT - 12, "window": 10}
-few = {"n_sequences": 8, "n_prompts": 4, "n_ablated": 4, "n_examples": 99} if QUICK else {}
 
 for name, clamp in (("free", None), ("held", il.Clamp(k_composition=True, end=RELEASED))):
     run = il.train(
@@ -38,7 +36,14 @@ for name, clamp in (("free", None), ("held", il.Clamp(k_composition=True, end=RE
         snapshots=range(0, N_STEPS + 1, EVERY),
         out=f"runs/{name}",
     )
-    trajectory = il.track(run, out=f"runs/{name}/tracked", **where, **few)
+    trajectory = il.track(
+        run,
+        out=f"runs/{name}/tracked",
+        n_sequences=8 if QUICK else 128,
+        n_ablated=4 if QUICK else 64,
+        early=CONTEXT // 10,
+        late=CONTEXT - 12,
+    )
     head, last = trajectory.strongest(), trajectory.to_frame().iloc[-1]
     print(f"{name}: induction {il.phase_change(trajectory, of='induction')}")
     print(f"  ICL score {last.icl:+.4f} nats; head {head} {last.induction:.4f}")

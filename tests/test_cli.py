@@ -14,10 +14,15 @@ import induction_lens
 from induction_lens import cli
 from induction_lens.detectors import score_heads
 from induction_lens.loading import load, zoo
+from induction_lens.presets import PHASE_PRESETS
 from induction_lens.report import words
 from induction_lens.train import TrainingRun
+from induction_lens.training_report import training_report
+from induction_lens.training_report import words as training_words
 from tests.hf_folders import write_folder
 from tests.test_report import TEXT
+from tests.test_training_report import MIDDLE
+from tests.test_training_report import _run as synthetic_run
 
 # Wide enough that no table cell is cut, and without colours.
 TERMINAL = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
@@ -151,7 +156,7 @@ def test_train_passes_its_options_on_and_says_what_it_did(monkeypatch, tmp_path)
             snapshots=(),
         )
 
-    monkeypatch.setattr(cli, "train_preset", fake)
+    monkeypatch.setattr(cli.training, "train_preset", fake)
     result = _run("train", "--preset", "toy-1l", "--tokens", 4096, "--seed", 5, "--no-resume")
     assert asked == {
         "name": "toy-1l",
@@ -176,6 +181,74 @@ def test_train_passes_its_options_on_and_says_what_it_did(monkeypatch, tmp_path)
     }
 
 
+def test_all_presets_are_trained_into_one_folder(monkeypatch, tmp_path):
+    asked = {}
+
+    def fake(out, **options):
+        asked.update(options, out=out)
+        return [out / "phase-1l-seed-7", out / "phase-2l-seed-7"]
+
+    monkeypatch.setattr(cli.training, "make_runs", fake)
+    arguments = ("train", "--all-presets", "--seed", 7, "--tokens", 4096)
+    result = _run(*arguments, "--out", tmp_path)
+    assert asked == {
+        "out": tmp_path,
+        "presets": list(PHASE_PRESETS),
+        "seeds": [7],
+        "n_tokens": 4096,
+        "measured": False,
+    }
+    assert f"induction-lens dynamics {tmp_path}/phase-*" in result.stdout
+    result = _run(*arguments, "--json")
+    assert json.loads(result.stdout)["runs"] == [f"all-presets/phase-{n}l-seed-7" for n in (1, 2)]
+
+
+@pytest.fixture(scope="module")
+def trajectories(tmp_path_factory) -> list[Path]:
+    """A run with a phase change and one without, as files."""
+    folder = tmp_path_factory.mktemp("trajectories")
+    runs = {"changes": synthetic_run(MIDDLE), "never": synthetic_run(None, n_layers=1)}
+    for name, run in runs.items():
+        run.save(folder / f"{name}.parquet")
+    return [folder / f"{name}.parquet" for name in runs]
+
+
+def test_dynamics_writes_a_page_and_prints_when_each_model_changes(trajectories, tmp_path):
+    result = _run("dynamics", *trajectories, "--out", tmp_path / "page")
+    assert result.exit_code == 0, result.output
+    expected = training_report(trajectories)
+    [one, two] = training_words.rows(expected)
+    rows = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert " ".join(" ".join(one).split()) in rows
+    assert " ".join(two) in rows
+    assert expected.headline == "In-context learning appears abruptly in 1 of 2 models"
+    assert rows[0] == expected.headline
+    assert str((tmp_path / "page" / "index.html").resolve()) in result.stdout
+    result = _run("dynamics", *trajectories, "--out", tmp_path / "page", "--json")
+    content = json.loads(result.stdout)
+    assert content["headline"] == expected.headline
+    [never, changes] = content["models"]
+    assert (never["icl_midpoint"], changes["model"]) == (None, "2 layers")
+    assert changes["icl_midpoint"] == pytest.approx(9e6, rel=0.05)
+
+
+def test_reproduce_passes_its_options_on_and_says_what_came_of_it(
+    trajectories, monkeypatch, tmp_path
+):
+    asked = {}
+
+    def fake(out, **options):
+        asked.update(options, out=out)
+        return training_report(trajectories[:1])
+
+    monkeypatch.setattr(cli.training, "reproduce", fake)
+    result = _run("reproduce", "--quick", "--out", tmp_path, "--processes", 3)
+    assert asked == {"out": tmp_path, "quick": True, "processes": 3}
+    assert result.stdout.startswith("2 layers: in-context learning appears abruptly\n")
+    assert str(tmp_path / "index.html") in result.stdout
+    assert _run("reproduce", "--processes", 0).exit_code == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -188,6 +261,12 @@ def test_train_passes_its_options_on_and_says_what_it_did(monkeypatch, tmp_path)
         (["report", "{models}/llama", "--text", "{models}/none"], "which is not there"),
         (["report", "{models}/llama", "--late", "99"], "inside the model's context"),
         (["train", "--preset", "toy-9l"], "toy-2l"),
+        (["train"], "either --preset or --all-presets"),
+        (["train", "--preset", "toy-2l", "--all-presets"], "either --preset or --all-presets"),
+        (["train", "--all-presets", "--device", "cpu"], "with --preset alone"),
+        (["dynamics"], "either folders of runs or --shipped"),
+        (["dynamics", "{models}", "--shipped"], "either folders of runs or --shipped"),
+        (["dynamics", "{models}/none"], "which does not exist"),
     ],
 )
 def test_user_errors_are_one_line_on_stderr_with_exit_code_2(models, arguments, message):
@@ -203,14 +282,13 @@ def test_user_errors_are_one_line_on_stderr_with_exit_code_2(models, arguments, 
 def test_misused_options_exit_with_code_2():
     assert _run("heads", "--top", "0").exit_code == 2
     assert _run("nonsense").exit_code == 2
-    assert "--preset" in _run("train").stderr
 
 
 def test_an_error_of_ours_is_not_hidden(monkeypatch):
     def broken(*arguments, **options):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(cli, "zoo", broken)
+    monkeypatch.setattr(cli.models, "zoo", broken)
     result = _run("zoo")
     assert isinstance(result.exception, RuntimeError)
     assert result.exit_code == 1
@@ -219,6 +297,7 @@ def test_an_error_of_ours_is_not_hidden(monkeypatch):
 def test_version_and_help():
     assert _run("--version").stdout == f"induction-lens {induction_lens.__version__}\n"
     top = _run("--help").stdout
-    assert all(command in top for command in ("report", "heads", "zoo", "train"))
-    for command in ("report", "heads", "train"):
+    cli_commands = ("report", "heads", "zoo", "train", "dynamics", "reproduce")
+    assert all(command in top for command in cli_commands)
+    for command in ("report", "heads", "train", "dynamics", "reproduce"):
         assert f"induction-lens {command}" in _run(command, "--help").stdout  # an example to copy

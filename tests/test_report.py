@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from induction_lens.ablation import AblationStudy, Control
-from induction_lens.cli import report_command
+from induction_lens.cli.models import report_command
 from induction_lens.detectors import score_heads
 from induction_lens.heads import Head, HeadScores, ScoreTable
 from induction_lens.loading import zoo, zoo_names

@@ -65,16 +65,15 @@ def train_command(
     with for_users():
         if all_presets == (preset is not None):
             raise ValueError("expected either --preset or --all-presets; give one of them")
-        if preset is None:
-            folders = make_runs(
-                out or Path("all-presets"),
-                presets=list(PHASE_PRESETS),
-                seeds=[seed],
-                n_tokens=tokens,
-                measured=False,
+        if all_presets and (text is not None or device is not None or not resume):
+            raise ValueError(
+                "expected --text, --device and --no-resume with --preset alone; all presets share "
+                "OUT/text, and go on from what is in OUT"
             )
-            _print_runs(folders, as_json=as_json)
-            return
+    if preset is None:
+        _train_all(out or Path("all-presets"), n_tokens=tokens, seed=seed, as_json=as_json)
+        return
+    with for_users():
         folder = Path(f"{preset}-training") if out is None else out
         run = train_preset(
             preset, folder, n_tokens=tokens, text=text, seed=seed, device=device, resume=resume
@@ -160,12 +159,15 @@ def reproduce_command(
     _print_findings(found, out / "index.html", as_json=as_json)
 
 
-def _print_runs(folders: list[Path], *, as_json: bool) -> None:
+def _train_all(out: Path, *, n_tokens: int | None, seed: int, as_json: bool) -> None:
+    presets = list(PHASE_PRESETS)
+    with for_users():
+        folders = make_runs(out, presets=presets, seeds=[seed], n_tokens=n_tokens, measured=False)
     if as_json:
         print_json({"runs": [str(folder) for folder in folders]})
         return
     print("Trained:\n" + "\n".join(f"  {folder}" for folder in folders))
-    print(f"Next: induction-lens dynamics {folders[0].parent}/phase-*")
+    print(f"Next: induction-lens dynamics {out}/phase-*")
 
 
 def _print_findings(found: TrainingReport, page: Path, *, as_json: bool) -> None:

@@ -156,6 +156,12 @@ class TrainingFindings:
         )
 
 
+def rows_of(frame: pd.DataFrame, **values: Any) -> list[dict[str, Any]]:
+    """The rows of a frame that have these values in these columns, as dictionaries."""
+    rows: Any = frame.to_dict("records")
+    return [row for row in rows if all(row[name] == value for name, value in values.items())]
+
+
 def find(runs: Iterable[TrackedRun], *, n_resamples: int = 1000, seed: int = 0) -> TrainingFindings:
     """Analyse runs that were measured on the same tokens.
 

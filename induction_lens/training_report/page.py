@@ -9,7 +9,7 @@ from induction_lens.dynamics import loss_derivative
 from induction_lens.dynamics.change import short
 from induction_lens.html import Figure, Table
 from induction_lens.training_report import words
-from induction_lens.training_report.findings import METHOD, ModelFindings, TrainingFindings
+from induction_lens.training_report.findings import METHOD, ModelFindings, TrainingFindings, rows_of
 
 if TYPE_CHECKING:
     from induction_lens.trajectory import Trajectory
@@ -104,7 +104,7 @@ def models_table(found: TrainingFindings) -> Table:
             words.interval(model.icl_change.midpoint),
             words.interval(model.induction_change.midpoint),
         )
-        for model, row in zip(found.models, found.models_frame().to_dict("records"), strict=True)
+        for model, row in zip(found.models, rows_of(found.models_frame()), strict=True)
     )
     columns = ("model", "seeds", "held-out loss", "best induction score", "ICL score at the end")
     columns += ("window of the change", "midpoint, ICL", "midpoint, induction")
@@ -114,8 +114,6 @@ def models_table(found: TrainingFindings) -> Table:
 
 def together_table(found: TrainingFindings) -> Table | None:
     """A row for each run with both changes: the lag, and the correlation inside the window."""
-    frame = found.runs_frame()
-    frame = frame[frame["correlation"].notna()]
     rows = tuple(
         (
             row["model"],
@@ -126,7 +124,8 @@ def together_table(found: TrainingFindings) -> Table | None:
             words.number(row["correlation"]),
             str(row["n_snapshots"]),
         )
-        for row in frame.to_dict("records")
+        for row in rows_of(found.runs_frame())
+        if row["n_snapshots"]
     )
     columns = ("model", "seed", "midpoint, induction", "midpoint, ICL", "lag of ICL")
     columns += ("rank correlation", "snapshots")
@@ -138,11 +137,10 @@ def knockouts_table(found: TrainingFindings) -> Table | None:
     frame = found.knockouts_frame()
     if frame.empty:
         return None
-    of_method = frame[frame["method"] == METHOD]
     rows, strong = [], []
-    for row in of_method[of_method["set"] == "tested"].to_dict("records"):
-        same = (of_method["model"] == row["model"]) & (of_method["seed"] == row["seed"])
-        controls = of_method[same & (of_method["set"] == "control")].to_dict("records")
+    for row in rows_of(frame, method=METHOD, set="tested"):
+        same = {name: row[name] for name in ("model", "seed", "method")}
+        controls = rows_of(frame, set="control", **same)
         strong += [len(rows)] * (row["effect_low"] > 0)
         best = max(controls, key=lambda control: control["effect"], default=None)
         largest = words.estimate(best, "effect") if best else words.NOTHING
@@ -169,11 +167,12 @@ def ngrams_table(found: TrainingFindings) -> Table | None:
     columns = ("bigram", "trigram", "model", "model without heads")
     rows = []
     for model in found.models:
-        own = frame[(frame["model"] == model.label) & (frame["seed"] == model.model.first.seed)]
-        for kind, losses in own.groupby("tokens", sort=False):
-            by_predictor = losses.set_index("predictor").to_dict("index")
-            cells = (words.loss(by_predictor.get(name)) for name in columns)
-            rows.append((f"{model.label}: {KINDS[str(kind)]}", *cells))
+        for kind, title in KINDS.items():
+            own = rows_of(frame, model=model.label, seed=model.model.first.seed, tokens=kind)
+            losses = {row["predictor"]: row for row in own}
+            if own:
+                cells = (words.loss(losses.get(name)) for name in columns)
+                rows.append((f"{model.label}: {title}", *cells))
     return Table(("model and tokens", *columns), tuple(rows))
 
 
@@ -181,13 +180,13 @@ def orders_table(found: TrainingFindings) -> Table | None:
     """A row for each model: its loss and the loss derivative, and their ranks, early and late."""
     if not found.orders:
         return None
-    frames = [order.to_frame() for order in found.orders]
+    orders = [rows_of(order.to_frame()) for order in found.orders]
     rows = tuple(
         (
             model.label,
             *(
-                f"{words.number(frame[moment][i])} ({frame[f'rank_{moment}'][i]})"
-                for frame in frames
+                f"{words.number(ranked[i][moment])} ({ranked[i][f'rank_{moment}']})"
+                for ranked in orders
                 for moment in ("before", "after")
             ),
         )

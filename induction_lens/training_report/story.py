@@ -38,14 +38,14 @@ class TrainingReport(TrainingFindings):
         """One row per snapshot of each run: `model`, `run`, `seed`, and `Trajectory.to_frame`."""
         import pandas as pd
 
-        frames = [
-            run.to_frame().assign(model=model.label, run=run.name, seed=run.seed)
-            for model in self.models
-            for run in model.model.trajectories
-        ]
-        frame = pd.concat(frames, ignore_index=True)
-        first = ["model", "run", "seed"]
-        return frame[first + [name for name in frame.columns if name not in first]]
+        frames = []
+        for model in self.models:
+            for run in model.model.trajectories:
+                frame = run.to_frame()
+                for name, value in (("seed", run.seed), ("run", run.name), ("model", model.label)):
+                    frame.insert(0, name, value)
+                frames.append(frame)
+        return pd.concat(frames, ignore_index=True)
 
     def to_html(self) -> str:
         """The page: one self-contained HTML document that needs no network."""

@@ -16,6 +16,7 @@ from induction_lens.training_report.findings import (
     ModelFindings,
     Smearing,
     TrainingFindings,
+    rows_of,
 )
 
 Row = Mapping[str, Any]
@@ -94,13 +95,9 @@ def smearing_sentence(pair: Smearing) -> str:
 
 def knockout_sentence(found: TrainingFindings) -> str:
     """What share of the ICL score goes with the induction heads, and what controls do."""
-    frame = found.knockouts_frame()
-    if frame.empty:
-        return ""
-    tested = frame[(frame["set"] == "tested") & (frame["method"] == METHOD)]
     shares = [
         f"{row['model']} (seed {row['seed']}) {share(row)}"
-        for row in tested.to_dict("records")
+        for row in rows_of(found.knockouts_frame(), set="tested", method=METHOD)
         if row["are_induction_heads"] and row["clean_high"] < 0
     ]
     if not shares:
@@ -158,7 +155,7 @@ def captions() -> dict[str, str]:
 
 def rows(found: TrainingFindings) -> list[list[str]]:
     """For each model in short: its name, ICL score at the end, window and midpoint."""
-    frame = found.models_frame().to_dict("records")
+    frame = rows_of(found.models_frame())
     return [
         [
             model.label,
