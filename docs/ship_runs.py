@@ -1,7 +1,7 @@
 """Puts the runs over the phase change into the package: what every figure and number needs.
 
-    induction-lens train --all-presets --out phase           # and seeds 1 and 2 of four of them
-    python docs/ship_runs.py phase                            # tracks nothing: run `dynamics` first
+    python -c 'import induction_lens as il; il.make_runs("phase", presets=…, seeds=…)'
+    python docs/ship_runs.py phase
 
 Of each run: its trajectory, what was measured at its end, and, of seed 0, the final weights. Of all
 together: the tokenizer, and the tokens that they were measured on.
