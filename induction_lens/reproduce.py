@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
@@ -94,7 +95,8 @@ def make_runs(
     """Train several models on the same text, and measure them at every snapshot.
 
     Everything goes to `out`: `text`, and a folder for each run (`phase-2l-seed-0`), which
-    `training_report` reads. Called again, it does what is missing.
+    `training_report` reads. Called again, it does what is missing. Each process imports the script
+    that this is called from, so a script has to call it under `if __name__ == "__main__":`.
 
     Args:
         out: Folder for all of it.
@@ -140,6 +142,7 @@ def reproduce(
 
     Makes the runs of models of one and two layers, with plain and smeared keys (`make_runs`), and
     writes the page about them to `out`. Called again after an interruption, it goes on.
+    As for `make_runs`, a script has to call it under `if __name__ == "__main__":`.
 
     Args:
         out: Folder for the text, the runs, and the page `index.html`.
@@ -247,6 +250,7 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 def _begin(stopped: Event) -> None:
     """What a process does first: one thread for the work, and one to know when to leave."""
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and tells us
     threading.Thread(target=_leave, args=(stopped,), daemon=True).start()
 
 
