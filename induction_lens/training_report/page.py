@@ -180,13 +180,13 @@ def orders_table(found: TrainingFindings) -> Table | None:
     """A row for each model: its loss and the loss derivative, and their ranks, early and late."""
     if not found.orders:
         return None
-    orders = [rows_of(order.to_frame()) for order in found.orders]
+    orders = [(rows_of(order.to_frame()), order.by) for order in found.orders]
     rows = tuple(
         (
             model.label,
             *(
-                f"{words.number(ranked[i][moment])} ({ranked[i][f'rank_{moment}']})"
-                for ranked in orders
+                f"{words.ordered(ranked[i][moment], by)} ({ranked[i][f'rank_{moment}']})"
+                for ranked, by in orders
                 for moment in ("before", "after")
             ),
         )

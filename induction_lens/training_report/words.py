@@ -147,9 +147,10 @@ def captions() -> dict[str, str]:
         f"together ({METHOD}); where there are none, the strongest. Removed: the change as a share "
         "of the clean score. Controls: other sets with as many heads in each layer. In bold: the "
         "change's interval is above zero. The other methods are in knockouts.csv.",
-        "ngrams": "Mean losses in nats. On repeated random tokens a table of bigrams or trigrams "
-        "can at best know nothing, which costs ln(vocabulary): a model that does better reads its "
-        "context. On shuffled text the order of tokens tells nothing.",
+        "ngrams": "Mean losses in nats. On repeated random tokens no table of bigrams or trigrams "
+        "gets below ln(vocabulary), the loss of knowing nothing, and tables of text lie far above: "
+        "what a model loses less, it has from its context. On shuffled text the order of tokens "
+        "tells nothing.",
     }
 
 
@@ -232,6 +233,11 @@ def share(row: Row) -> str:
 def number(value: float) -> str:
     """A signed number: `−0.36`."""
     return "0.00" if abs(value) < 0.005 else f"{value:+.2f}".replace("-", "−")
+
+
+def ordered(value: float, by: str) -> str:
+    """What models are put in order by: a loss, which has no sign, or its derivative."""
+    return f"{value:.2f}" if by == "loss" else number(value)
 
 
 def _why_none(change: PhaseChange) -> str:
