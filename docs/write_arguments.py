@@ -2,8 +2,8 @@
 
     python docs/write_arguments.py
 
-The texts are in docs/arguments, with numbers to be filled in; the pages go to docs/pages/arguments.
-A test does the same and compares.
+The texts are in docs/arguments, with numbers to be filled in; the pages go to docs/pages/arguments,
+and a table of the models into the README. A test does the same and compares.
 """
 
 from collections.abc import Callable
@@ -17,11 +17,12 @@ from induction_lens.training_report import TrainingReport, page, training_report
 from induction_lens.training_report.findings import rows_of
 
 DOCS = Path(__file__).parent
-TEXTS, PAGES = DOCS / "arguments", DOCS / "pages" / "arguments"
+TEXTS, PAGES, README = DOCS / "arguments", DOCS / "pages" / "arguments", DOCS.parent / "README.md"
+BEGIN, END = "<!-- runs: docs/write_arguments.py writes this -->", "<!-- /runs -->"
 
 
-def written(report: TrainingReport) -> dict[str, str]:
-    """The pages, by file name."""
+def written(report: TrainingReport) -> dict[Path, str]:
+    """The pages, and the README with its table of models, by path."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEXTS),
         autoescape=False,  # noqa: S701 - Markdown of our own, from our own numbers
@@ -33,8 +34,14 @@ def written(report: TrainingReport) -> dict[str, str]:
     environment.globals |= {"report": report, "words": words, "of": report.by_label}
     environment.globals |= {name: _table(name, report) for name in TABLES}
     environment.globals["knocked_out"] = lambda *where: knocked_out(report, *where)
-    texts = sorted(TEXTS.glob("*.md"))
-    return {path.name: environment.get_template(path.name).render() for path in texts}
+    pages = {
+        PAGES / path.name: environment.get_template(path.name).render()
+        for path in sorted(TEXTS.glob("*.md"))
+    }
+    before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
+    columns = ("model", "ICL score", "window", "midpoint")
+    table = _markdown(Table(columns, tuple(tuple(row) for row in words.rows(report))))
+    return {**pages, README: f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}"}
 
 
 TABLES: dict[str, Callable[[TrainingReport], Table | None]] = {
@@ -54,16 +61,20 @@ def knocked_out(report: TrainingReport, label: str, method: str, seed: int = 0) 
 
 
 def _table(name: str, report: TrainingReport) -> Callable[[], str]:
-    def markdown() -> str:
+    def filled() -> str:
         table = TABLES[name](report)
         assert table is not None
-        lines = [table.columns, ("---", *["---:"] * (len(table.columns) - 1)), *table.rows]
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return _markdown(table)
 
-    return markdown
+    return filled
+
+
+def _markdown(table: Table) -> str:
+    lines = [table.columns, ("---", *["---:"] * (len(table.columns) - 1)), *table.rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 if __name__ == "__main__":
-    for name, text in written(training_report()).items():
-        (PAGES / name).write_text(text, encoding="utf-8")
-        print(PAGES / name)
+    for path, text in written(training_report()).items():
+        path.write_text(text, encoding="utf-8")
+        print(path)

@@ -115,10 +115,10 @@ def test_pages_on_the_arguments_have_the_numbers_of_the_runs(report):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     written = module.written(report)
-    assert {path.name for path in module.PAGES.glob("*.md")} == set(written)
+    assert {*module.PAGES.glob("*.md"), ROOT / "README.md"} == set(written)
     number = re.compile(r"[+−]?\d+(?:\.\d+)?")
-    for name, text in written.items():
-        committed = (module.PAGES / name).read_text(encoding="utf-8")
+    for path, text in written.items():
+        name, committed = path.name, path.read_text(encoding="utf-8")
         assert number.sub("#", text) == number.sub("#", committed), name
         for new, old in zip(number.findall(text), number.findall(committed), strict=True):
             one, other = (float(value.replace("−", "-")) for value in (new, old))
