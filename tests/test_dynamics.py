@@ -490,3 +490,15 @@ def test_bad_input_is_refused():
     ):
         with pytest.raises(ValueError, match=message):
             model_order(**arguments)
+
+
+def test_the_callers_threads_come_back():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        phase_change(_trajectory(), n_resamples=2)
+        with pytest.raises(ValueError, match="of='icl' or of='induction'"):
+            phase_change(_trajectory(), of="loss")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

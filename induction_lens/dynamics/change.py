@@ -23,7 +23,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from induction_lens.dynamics.curves import MIN_SNAPSHOTS, WindowSearch, abruptness, midpoints
+from induction_lens.dynamics.curves import (
+    MIN_SNAPSHOTS,
+    WindowSearch,
+    abruptness,
+    midpoints,
+    one_thread,
+)
 from induction_lens.trajectory import Trajectory
 
 if TYPE_CHECKING:
@@ -116,6 +122,7 @@ class PhaseChange:
         return pd.DataFrame(rows).assign(found=self.found, change=self.change, p_value=self.p_value)
 
 
+@one_thread()
 def phase_change(
     trajectories: Trajectory | Sequence[Trajectory],
     *,

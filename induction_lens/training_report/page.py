@@ -62,13 +62,14 @@ def shared_figure(name: str, found: TrainingFindings) -> Figure:
     elif name == "windows":
         drawn = plots.window_chart(changes, last=max(map(_last, found.models)))
     else:
-        drawn = plots.pca_paths(found.pca, changes, models=list(changes))
+        own = {model.label: model.together[0].icl for model in found.models}
+        drawn = plots.pca_paths(found.pca, own, models=list(own))
     return Figure.of(name, drawn, SHARED[name])
 
 
 def model_figure(name: str, found: ModelFindings) -> Figure | None:
     """One of the figures that each model has, of its first run; None where it has none."""
-    run, change = found.model.first, found.icl_change
+    run, change = found.model.first, found.together[0].icl
     drawn: Any
     if name == "induction":
         drawn = plots.induction_over_training(run, change)

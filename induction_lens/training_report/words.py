@@ -126,7 +126,7 @@ def captions() -> dict[str, str]:
         "either window; it describes, and is no test, for any two curves that change once "
         "correlate.",
         "induction": "Attention of each head on the tokens that followed earlier copies of the "
-        "current one, on repeated random tokens. Shaded: the window of the ICL score's change. In "
+        "current one, on repeated random tokens. Shaded: the window of this run's ICL score. In "
         "the paper, induction heads form in that window.",
         "losses": "Mean loss at each token position, at moments of training. Before the change the "
         "curve is flat beyond the first tokens; after it, later tokens are predicted better.",
@@ -226,8 +226,8 @@ def ratio(mark: Interval | None) -> str:
 
 
 def share(row: Row) -> str:
-    """The share of the ICL score that a knock-out removes."""
-    return NOTHING if math.isnan(row["removed"]) else f"{row['removed']:.0%}".replace("-", "−")
+    """The share of the ICL score that a knock-out removes; none where there may be no score."""
+    return NOTHING if row["clean_high"] >= 0 else f"{row['removed']:.0%}".replace("-", "−")
 
 
 def number(value: float) -> str:
