@@ -3,8 +3,8 @@
     python -c 'import induction_lens as il; il.make_runs("phase", presets=…, seeds=…)'
     python docs/ship_runs.py phase
 
-Of each run: its trajectory, what was measured at its end, and, of seed 0, the final weights. Of all
-together: the tokenizer, and the tokens that they were measured on.
+Of each run: its trajectory, what was measured at its end, and, of seed 0 of all that were trained
+freely, the final weights. Of all together: the tokenizer, and the tokens they were measured on.
 """
 
 import shutil
@@ -12,10 +12,14 @@ import sys
 from pathlib import Path
 
 from induction_lens.endpoint import ENDPOINT
+from induction_lens.presets import PHASE_PRESETS
 from induction_lens.reproduce import EVALUATION
 from induction_lens.snapshots import TOKENIZER
 from induction_lens.track import TRACKED, TRAJECTORY
 from induction_lens.training_report.runs import SHIPPED
+from induction_lens.trajectory import Trajectory
+
+WITH_WEIGHTS = {f"{name}-seed-0" for name in PHASE_PRESETS if name != "phase-2l-clamped"}
 
 
 def ship(out: Path) -> None:
@@ -26,9 +30,9 @@ def ship(out: Path) -> None:
     for run in sorted(out.glob("phase-*")):
         target = SHIPPED / run.name
         target.mkdir()
-        for name in (TRAJECTORY, ENDPOINT):
-            shutil.copy(run / TRACKED / name, target / name)
-        if run.name.endswith("seed-0"):
+        shutil.copy(run / TRACKED / ENDPOINT, target / ENDPOINT)
+        Trajectory.read(run / TRACKED / TRAJECTORY).save(target / TRAJECTORY)
+        if run.name in WITH_WEIGHTS:
             shutil.copytree(run / "model", target / "model")
             shutil.copy(out / "text" / TOKENIZER, target / TOKENIZER)
 

@@ -140,7 +140,8 @@ class Trajectory:
         arrays["weights"] = pa.array(self.weights, pa.string())
         table = pa.table(arrays).replace_schema_metadata({METADATA: json.dumps(about)})
         with atomic_path(path) as temporary:
-            pq.write_table(table, temporary)
+            # measured numbers hardly repeat: a dictionary of them makes the file larger
+            pq.write_table(table, temporary, compression="zstd", use_dictionary=False)
 
     @classmethod
     def read(cls, path: str | Path) -> Trajectory:

@@ -37,7 +37,7 @@ def test_everything_that_ships_is_there_and_small():
         ),
         *(f"phase-{kind}-seed-0" for kind in ("3l", "2l-mlp", "2l-clamped")),
     }
-    assert len(WITH_WEIGHTS) == 7
+    assert len(WITH_WEIGHTS) == 6
     files = [path for path in (ROOT / "induction_lens").rglob("*") if path.suffix != ".pyc"]
     assert sum(path.stat().st_size for path in files if path.is_file()) < 25e6
 
