@@ -70,7 +70,11 @@ def _table(name: str, report: TrainingReport) -> Callable[[], str]:
 
 
 def _markdown(table: Table) -> str:
-    lines = [table.columns, ("---", *["---:"] * (len(table.columns) - 1)), *table.rows]
+    rows = [
+        tuple(f"**{cell}**" for cell in row) if index in table.strong else row
+        for index, row in enumerate(table.rows)
+    ]
+    lines = [table.columns, ("---", *["---:"] * (len(table.columns) - 1)), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
