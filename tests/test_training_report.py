@@ -126,6 +126,8 @@ def test_a_smeared_model_is_set_beside_the_same_model_without(report):
     sentence = words.smearing_sentence(pair)
     assert "the intervals are apart" in sentence
     assert f"their ratio is {ratio:.2f}" in sentence
+    onset, middle = pair.smeared.icl_change.onset, pair.smeared.icl_change.midpoint
+    assert f"begins to change at {onset} tokens and is halfway at {middle};" in sentence
     turned = dataclasses.replace(pair, plain=pair.smeared, smeared=pair.plain)
     assert not turned.apart
     assert "the intervals do not tell them apart" in words.smearing_sentence(turned)
@@ -135,7 +137,7 @@ def test_a_smeared_model_is_set_beside_the_same_model_without(report):
     )
     born = dataclasses.replace(pair, plain=report.models[0])
     assert words.smearing_sentence(born).startswith(
-        "Smeared keys bring the change about: 1 layer has none, 2 layers, smeared keys is halfway"
+        "Smeared keys bring the change about: 1 layer has none, 2 layers, smeared keys begins"
     )
 
 

@@ -78,19 +78,22 @@ def together_sentence(found: TrainingFindings) -> str:
 def smearing_sentence(pair: Smearing) -> str:
     """Which of a plain and a smeared model changes first, and whether that can be told."""
     plain, smeared = pair.plain, pair.smeared
-    early, late = smeared.icl_change.midpoint, plain.icl_change.midpoint
-    if early is None:
+    if not smeared.icl_change.found:
         return f"{_capital(smeared.label)}: no phase change, so smearing brought none about."
-    if late is None:
-        return (
-            f"Smeared keys bring the change about: {plain.label} has none, {smeared.label} is "
-            f"halfway at {early} tokens."
-        )
+    early, late = _beginning(smeared), _beginning(plain)
+    if not plain.icl_change.found:
+        return f"Smeared keys bring the change about: {plain.label} has none, {early}."
     told = "the intervals are apart" if pair.apart else "the intervals do not tell them apart"
     return (
-        f"{_capital(smeared.label)} is halfway at {early} tokens, {plain.label} at {late}: "
-        f"{told}, their ratio is {ratio(pair.ratio)}."
+        f"{_capital(early)}; {late}. Of the midpoints {told}, and their ratio is "
+        f"{ratio(pair.ratio)}."
     )
+
+
+def _beginning(model: ModelFindings) -> str:
+    """When a model that changes does."""
+    onset, middle = (interval(mark) for mark in (model.icl_change.onset, model.icl_change.midpoint))
+    return f"{model.label} begins to change at {onset} tokens and is halfway at {middle}"
 
 
 def knockout_sentence(found: TrainingFindings) -> str:
