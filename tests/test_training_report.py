@@ -169,8 +169,8 @@ def test_knock_outs_are_shares_of_the_clean_score(runs):
     assert frame["removed"].tolist() == pytest.approx([0.75, -0.05] * 2)
     assert set(frame["model"]) == {"2 layers"}
     assert words.knockout_sentence(found) == (
-        "Share of the final ICL score that goes with the induction heads (pattern-preserving): "
-        "2 layers (seed 0) 75%."
+        "Share of the final ICL score that goes with the induction heads (pattern-preserving), for "
+        "each seed: 2 layers 75%."
     )
     assert len(found.ngrams_frame()) == 12
 

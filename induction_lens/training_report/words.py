@@ -98,17 +98,16 @@ def _beginning(model: ModelFindings) -> str:
 
 def knockout_sentence(found: TrainingFindings) -> str:
     """What share of the ICL score goes with the induction heads, and what controls do."""
-    shares = [
-        f"{row['model']} (seed {row['seed']}) {share(row)}"
-        for row in rows_of(found.knockouts_frame(), set="tested", method=METHOD)
-        if row["are_induction_heads"] and row["clean_high"] < 0
-    ]
+    shares: dict[str, list[str]] = {}
+    for row in rows_of(found.knockouts_frame(), set="tested", method=METHOD):
+        if row["are_induction_heads"] and row["clean_high"] < 0:
+            shares.setdefault(row["model"], []).append(share(row))
     if not shares:
         return ""
+    listed = "; ".join(f"{model} {', '.join(seeds)}" for model, seeds in shares.items())
     return (
-        f"Share of the final ICL score that goes with the induction heads ({METHOD}): "
-        + ", ".join(shares)
-        + "."
+        f"Share of the final ICL score that goes with the induction heads ({METHOD}), for each "
+        f"seed: {listed}."
     )
 
 
