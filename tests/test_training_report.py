@@ -223,6 +223,9 @@ def test_names_from_outside_cannot_become_markup(runs):
 
 def test_one_model_has_a_page_of_its_own(runs):
     changed, never = (training_report(run, **OPTIONS) for run in (runs[1], runs[3]))
+    correlation = co_occurrence(runs[1], n_resamples=60).correlation
+    assert "In the one run with both, the midpoints" in changed.summary
+    assert f"a rank correlation of {words.number(correlation)}." in changed.summary
     assert changed.headline == "2 layers: in-context learning appears abruptly"
     assert never.headline == "1 layer: in-context learning does not appear abruptly"
     assert never.summary.startswith("1 layer: no phase change (")

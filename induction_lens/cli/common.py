@@ -96,9 +96,7 @@ def print_table(columns: list[str], rows: list[list[str]], *, title: str | None 
     table = Table(box=SIMPLE_HEAD)
     for index, column in enumerate(columns):
         justify = "left" if index == 0 or column == "description" else "right"
-        table.add_column(
-            column, justify=justify, no_wrap=index == 0 or column in ("ICL score", "midpoint")
-        )
+        table.add_column(column, justify=justify, no_wrap=index == 0 or column == "ICL score")
     for row in rows:
         table.add_row(*row)
     console.print(table)

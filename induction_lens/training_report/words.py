@@ -68,10 +68,11 @@ def together_sentence(found: TrainingFindings) -> str:
     apart = max(abs(pair.ratio.value - 1) for pair in both if pair.ratio)
     correlations = sorted(pair.correlation for pair in both if pair.correlation is not None)
     runs = "the one run" if len(both) == 1 else f"all {len(both)} runs"
+    span = " to ".join(dict.fromkeys(number(correlations[i]) for i in (0, -1)))
     return (
         f"In {runs} with both, the midpoints of the ICL score and of the strongest head's "
         f"prefix-matching score lie within {apart:.0%} of each other, and inside the window the "
-        f"two have rank correlations of {number(correlations[0])} to {number(correlations[-1])}."
+        f"two have a rank correlation of {span}."
     )
 
 
