@@ -57,6 +57,18 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(holder, ignore_errors=True)
 
 
+def output_folder(path: str | Path) -> Path:
+    """A folder to write to, which need not exist yet.
+
+    Raises:
+        ValueError: It is a file.
+    """
+    folder = Path(path)
+    if folder.is_file():
+        raise ValueError(f"expected a folder to write to, got the file {folder}; name another")
+    return folder
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file as UTF-8, atomically."""
     with atomic_path(path) as temporary:

@@ -110,8 +110,9 @@ def per_token_loss(
             batch = tokens[rows].to(device)
             found = batch_loss(model, batch) if stream is None else stream.losses(batch)
             losses[rows, 1:] = found.cpu()
-    if not torch.isfinite(losses[:, 1:]).all():
-        raise not_finite(model, tokens[~torch.isfinite(losses[:, 1:]).all(1)][:1].to(device))
+    broken = ~torch.isfinite(losses[:, 1:]).all(1)
+    if broken.any():
+        raise not_finite(model, tokens[broken.to(tokens.device)][:1].to(device))
     return losses
 
 

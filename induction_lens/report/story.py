@@ -28,7 +28,7 @@ from induction_lens.ablation import (
     n_possible_controls,
 )
 from induction_lens.detectors import score_heads
-from induction_lens.files import atomic_path, write_text
+from induction_lens.files import atomic_path, output_folder, write_text
 from induction_lens.heads import Head, HeadLike, HeadScores, ScoreTable, parse_heads
 from induction_lens.html import framed
 from induction_lens.knockout import METHODS, Method, checked_method
@@ -77,9 +77,7 @@ class Report(Findings):
         Raises:
             ValueError: if `folder` is a file.
         """
-        folder = Path(folder)
-        if folder.is_file():
-            raise ValueError(f"expected a folder to write to, got the file {folder}; name another")
+        folder = output_folder(folder)
         write_text(folder / "heads.csv", self.heads_frame().to_csv(index=False))
         write_text(folder / "icl.csv", self.to_frame().to_csv(index=False))
         with atomic_path(folder / "losses.parquet") as path:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -129,31 +130,24 @@ class TrainingFindings:
 
         `removed` is the share of the ICL score that goes with the heads; NaN for controls.
         """
+        frame = self._ends("knockouts")
+        return frame if frame.empty else frame.assign(removed=frame["effect"] / -frame["clean"])
+
+    def ngrams_frame(self) -> pd.DataFrame:
+        """One row per run, kind of tokens and predictor: mean loss with its interval, in nats."""
+        return self._ends("ngrams")
+
+    def _ends(self, kind: str) -> pd.DataFrame:
+        """What was measured at the ends of the runs, of one kind."""
         import pandas as pd
 
         rows = [
             {"model": found.label, "seed": run.trajectory.seed, **row}
             for found in self.models
             for run in found.model.runs
-            for row in run.end.get("knockouts", ())
+            for row in run.end.get(kind, ())
         ]
-        frame = pd.DataFrame(rows)
-        if not rows:
-            return frame
-        return frame.assign(removed=frame["effect"] / -frame["clean"])
-
-    def ngrams_frame(self) -> pd.DataFrame:
-        """One row per run, kind of tokens and predictor: mean loss with its interval, in nats."""
-        import pandas as pd
-
-        return pd.DataFrame(
-            [
-                {"model": found.label, "seed": run.trajectory.seed, **row}
-                for found in self.models
-                for run in found.model.runs
-                for row in run.end.get("ngrams", ())
-            ]
-        )
+        return pd.DataFrame(rows)
 
 
 def rows_of(frame: pd.DataFrame, **values: Any) -> list[dict[str, Any]]:
@@ -200,21 +194,19 @@ def _find_model(model: ModelRuns, n_resamples: int, seed: int) -> ModelFindings:
 
 
 def _smearings(models: Sequence[ModelFindings]) -> tuple[Smearing, ...]:
-    def without(found: ModelFindings, *names: str) -> dict[str, Any]:
+    def rest(found: ModelFindings) -> dict[str, Any]:
         config = found.model.first.config
-        return {name: value for name, value in config.items() if name not in names}
+        return {k: v for k, v in config.items() if k not in ("seed", "smeared_keys")}
 
-    pairs = []
-    for plain in models:
-        for smeared in models:
-            same = without(plain, "seed", "smeared_keys") == without(
-                smeared, "seed", "smeared_keys"
-            )
-            clamped = plain.model.first.clamp or smeared.model.first.clamp
-            is_pair = smeared.model.first.smear is not None and plain.model.first.smear is None
-            if same and is_pair and not clamped:
-                pairs.append(Smearing(plain, smeared, _ratio(smeared, plain)))
-    return tuple(pairs)
+    free = [found for found in models if not found.model.first.clamp]
+    plain = [found for found in free if found.model.first.smear is None]
+    smeared = [found for found in free if found.model.first.smear is not None]
+    return tuple(
+        Smearing(one, other, _ratio(other, one))
+        for one in plain
+        for other in smeared
+        if rest(one) == rest(other)
+    )
 
 
 def _ratio(smeared: ModelFindings, plain: ModelFindings) -> Interval | None:
@@ -242,11 +234,9 @@ def _model_row(found: ModelFindings) -> dict[str, Any]:
         "model": found.label,
         "seeds": len(runs),
         "tokens": int(runs[0].tokens_seen[-1]),
-        "held_out_loss": _mean([float(run.held_out_loss[-1]) for run in runs]),
-        "induction": _mean([float(run.scores["induction"][-1].max()) for run in runs]),
-        "icl": found.icl.value,
-        "icl_low": found.icl.low,
-        "icl_high": found.icl.high,
+        "held_out_loss": fmean([float(run.held_out_loss[-1]) for run in runs]),
+        "induction": fmean([float(run.scores["induction"][-1].max()) for run in runs]),
+        **_flat("icl", found.icl),
     }
     for name, change in (("icl", found.icl_change), ("induction", found.induction_change)):
         row |= {f"{name}_found": change.found, f"{name}_p_value": change.p_value}
@@ -274,10 +264,6 @@ def _run_row(run: Trajectory, together: CoOccurrence) -> dict[str, Any]:
     }
 
 
-def _flat(name: str, interval: Interval | None) -> dict[str, float]:
+def _flat(name: str, interval: Interval | Estimate | None) -> dict[str, float]:
     shown = interval or Interval(math.nan, math.nan, math.nan)
     return {name: shown.value, f"{name}_low": shown.low, f"{name}_high": shown.high}
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

@@ -37,7 +37,7 @@ def render(found: TrainingFindings) -> str:
         "training.html",
         headline=words.headline(found),
         summary=words.summary(found),
-        arguments=[words.argument(found, number) for number in (1, 2, 3)],
+        smearing=words.argument(found, 2),
         figures={name: shared_figure(name, found) for name in SHARED},
         panels={name: _panels(name, found) for name in PANELS},
         tables={
@@ -47,7 +47,7 @@ def render(found: TrainingFindings) -> str:
             "ngrams": ngrams_table(found),
             "orders": orders_table(found),
         },
-        captions=words.captions(),
+        captions=words.CAPTIONS,
         card=words.card(found),
     )
 
@@ -58,7 +58,8 @@ def shared_figure(name: str, found: TrainingFindings) -> Figure:
     drawn: Any
     if name == "icl":
         runs = {model.label: model.model.trajectories for model in found.models}
-        drawn = plots.icl_over_training(runs, changes, window_of=list(runs)[: len(runs) == 1])
+        shaded = list(runs) if len(runs) == 1 else []  # windows of several hide each other
+        drawn = plots.icl_over_training(runs, changes, window_of=shaded)
     elif name == "windows":
         drawn = plots.window_chart(changes, last=max(map(_last, found.models)))
     else:

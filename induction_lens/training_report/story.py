@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from induction_lens.files import write_text
+from induction_lens.files import output_folder, write_text
 from induction_lens.html import framed
 from induction_lens.training_report import page, words
 from induction_lens.training_report.findings import TrainingFindings, find
@@ -63,9 +63,7 @@ class TrainingReport(TrainingFindings):
         Raises:
             ValueError: `folder` is a file.
         """
-        folder = Path(folder)
-        if folder.is_file():
-            raise ValueError(f"expected a folder to write to, got the file {folder}; name another")
+        folder = output_folder(folder)
         frames = {
             "models": self.models_frame(),
             "runs": self.runs_frame(),

@@ -21,6 +21,48 @@ from induction_lens.training_report.findings import (
 
 Row = Mapping[str, Any]
 NOTHING = "–"
+CAPTIONS = {
+    "icl": "ICL score: loss around position 500 minus loss around position 50, on held-out "
+    "text; lower is better. A line for each seed. The paper's models of two and more layers "
+    "fall to about −0.4 nats within a short window and stay there; those of one layer do not.",
+    "windows": "Bars: from onset to end of the ICL score's change. Dots: midpoints, with 95% "
+    "intervals over evaluation sequences and seeds. Where no window is steeper than a smooth "
+    "trend and noise explain, there is none. In the paper, smeared keys bring the change to "
+    "one-layer models, and bring it forward in deeper ones.",
+    "models": "Means over seeds; brackets hold 95% intervals over sequences, and seeds for the "
+    "marks, which are in training tokens. Models in bold change.",
+    "together": "Each run by itself. Lag: midpoint of the ICL score's change minus that of the "
+    "strongest head's prefix-matching score. The rank correlation is over the snapshots in "
+    "either window; it describes, and is no test, for any two curves that change once "
+    "correlate.",
+    "induction": "Attention of each head on the tokens that followed earlier copies of the "
+    "current one, on repeated random tokens. Shaded: the window of this run's ICL score. In "
+    "the paper, induction heads form in that window.",
+    "losses": "Mean loss at each token position, at moments of training. Before the change the "
+    "curve is flat beyond the first tokens; after it, later tokens are predicted better.",
+    "derivative": "Slope of the loss over ln(position); green: later tokens are predicted "
+    "better. Dotted: the window. In the paper the slope changes abruptly there.",
+    "pca": "Each snapshot is the vector of its losses on the same tokens of held-out text, on "
+    "the first two principal components of all runs together; large dots lie in the window. "
+    "In the paper the paths of models that change turn there.",
+    "orders": "Values at token index 50, ranks in brackets (1 is lowest). The paper finds the "
+    "order by the derivative to be inverted by the change.",
+    "smear": "σ(α): the share of its own position in a key; 1 is a plain key, 0 the key of "
+    "the token before. All heads start at one half. In colour: heads that end with a "
+    "prefix-matching score above 0.3.",
+    "effects": "What knocking out each head alone changes in the ICL score: above zero, "
+    "in-context learning is weaker without it. A dot's colour is the head's prefix-matching "
+    "score at that moment. In the paper the heads that matter are induction heads.",
+    "knockouts": f"All heads with a prefix-matching score above 0.3 at the end, knocked out "
+    f"together ({METHOD}); where there are none, the strongest. Removed: the change as a share "
+    "of the clean score. Controls: other sets with as many heads in each layer. In bold: the "
+    "change's interval is above zero. The other methods are in knockouts.csv.",
+    "ngrams": "Mean losses in nats. On repeated random tokens no table of bigrams or trigrams "
+    "gets below ln(vocabulary), the loss of knowing nothing, and tables of text lie far above: "
+    "what a model loses less, it has from its context. On shuffled text the order of tokens "
+    "tells nothing.",
+}
+"""What to see in each figure and table, and what the paper saw."""
 
 
 def headline(found: TrainingFindings) -> str:
@@ -110,51 +152,6 @@ def knockout_sentence(found: TrainingFindings) -> str:
         f"Share of the final ICL score that goes with the induction heads ({METHOD}), for each "
         f"seed: {listed}."
     )
-
-
-def captions() -> dict[str, str]:
-    """What to see in each figure and table, and what the paper saw."""
-    return {
-        "icl": "ICL score: loss around position 500 minus loss around position 50, on held-out "
-        "text; lower is better. A line for each seed. The paper's models of two and more layers "
-        "fall to about −0.4 nats within a short window and stay there; those of one layer do not.",
-        "windows": "Bars: from onset to end of the ICL score's change. Dots: midpoints, with 95% "
-        "intervals over evaluation sequences and seeds. Where no window is steeper than a smooth "
-        "trend and noise explain, there is none. In the paper, smeared keys bring the change to "
-        "one-layer models, and bring it forward in deeper ones.",
-        "models": "Means over seeds; brackets hold 95% intervals over sequences, and seeds for the "
-        "marks, which are in training tokens. Models in bold change.",
-        "together": "Each run by itself. Lag: midpoint of the ICL score's change minus that of the "
-        "strongest head's prefix-matching score. The rank correlation is over the snapshots in "
-        "either window; it describes, and is no test, for any two curves that change once "
-        "correlate.",
-        "induction": "Attention of each head on the tokens that followed earlier copies of the "
-        "current one, on repeated random tokens. Shaded: the window of this run's ICL score. In "
-        "the paper, induction heads form in that window.",
-        "losses": "Mean loss at each token position, at moments of training. Before the change the "
-        "curve is flat beyond the first tokens; after it, later tokens are predicted better.",
-        "derivative": "Slope of the loss over ln(position); green: later tokens are predicted "
-        "better. Dotted: the window. In the paper the slope changes abruptly there.",
-        "pca": "Each snapshot is the vector of its losses on the same tokens of held-out text, on "
-        "the first two principal components of all runs together; large dots lie in the window. "
-        "In the paper the paths of models that change turn there.",
-        "orders": "Values at token index 50, ranks in brackets (1 is lowest). The paper finds the "
-        "order by the derivative to be inverted by the change.",
-        "smear": "σ(α): the share of its own position in a key; 1 is a plain key, 0 the key of "
-        "the token before. All heads start at one half. In colour: heads that end with a "
-        "prefix-matching score above 0.3.",
-        "effects": "What knocking out each head alone changes in the ICL score: above zero, "
-        "in-context learning is weaker without it. A dot's colour is the head's prefix-matching "
-        "score at that moment. In the paper the heads that matter are induction heads.",
-        "knockouts": f"All heads with a prefix-matching score above 0.3 at the end, knocked out "
-        f"together ({METHOD}); where there are none, the strongest. Removed: the change as a share "
-        "of the clean score. Controls: other sets with as many heads in each layer. In bold: the "
-        "change's interval is above zero. The other methods are in knockouts.csv.",
-        "ngrams": "Mean losses in nats. On repeated random tokens no table of bigrams or trigrams "
-        "gets below ln(vocabulary), the loss of knowing nothing, and tables of text lie far above: "
-        "what a model loses less, it has from its context. On shuffled text the order of tokens "
-        "tells nothing.",
-    }
 
 
 def rows(found: TrainingFindings) -> list[list[str]]:
