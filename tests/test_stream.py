@@ -276,3 +276,40 @@ def test_known_outputs_spare_the_clean_pass_its_attention(name, late, implementa
     attended.clear()
     sweep.knockout_losses(model, jobs, TOKENS, batch_size=2, progress=False)
     assert len(attended) == counts[1]
+
+
+@pytest.mark.parametrize("positions", ["rotary", "standard"])
+def test_the_first_layer_projects_each_token_once_where_nothing_else_is_in_the_stream(
+    implementation, positions
+):
+    model = _toy(implementation, positions)
+    normed = []
+    handle = model.blocks[0].ln1.register_forward_hook(
+        lambda module, inputs, output: normed.append(output[..., 0].numel())
+    )
+    rare = torch.arange(1, 47).view(2, 23)
+    with streaming(model, TOKENS) as stream:
+        assert stream is not None
+        for tokens in (TOKENS, rare):
+            residual = stream.enter(tokens)
+            normed.clear()
+            stream.attention_inputs(0, residual)
+            # a native bridge's blocks are called as they are
+            repeats = implementation == "hooked" and positions == "rotary" and tokens is TOKENS
+            assert normed == [len(tokens.unique()) if repeats else tokens.numel()]
+    handle.remove()
+
+
+def test_a_residual_stream_that_was_written_to_is_projected_in_whole(implementation):
+    """What is known of the stream that entered says nothing of another."""
+    model = _toy(implementation)
+    with streaming(model, TOKENS) as stream:
+        assert stream is not None
+        residual = stream.enter(TOKENS)
+        other = residual.clone()
+        other[3, 11, :7] += 1
+        clean, written = (stream.attention_inputs(0, x) for x in (residual, other))
+        change = (written.value - clean.value).abs().amax((2, 3))
+        assert change[3, 11] > 0.1
+        change[3, 11] = 0
+        assert change.max() < 1e-5

@@ -51,9 +51,10 @@ from induction_lens.models.passes import (
     unembedded_losses,
 )
 from induction_lens.models.pretrained import best_device, is_model, load_pretrained
+from induction_lens.models.projecting import AttentionInputs
 from induction_lens.models.proof import prove_writes_land
 from induction_lens.models.rotary import rotate, rotate_halves
-from induction_lens.models.stream import AttentionInputs, Stream, streaming
+from induction_lens.models.stream import Stream, streaming
 
 __all__ = [
     "FINAL_SCALE",

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -43,6 +42,14 @@ from induction_lens.models.passes import (
     run_until,
     unembedded_losses,
 )
+from induction_lens.models.projecting import (
+    AttentionInputs,
+    Repeats,
+    Weights,
+    projected,
+    projections,
+    repeats,
+)
 from induction_lens.models.rotary import rotate, rotate_halves
 
 _CHECKED = 64  # tokens on which a stream is compared with the model
@@ -57,26 +64,6 @@ _PUT_TOGETHER_IN_ANOTHER_WAY = (
 )
 
 
-@dataclass(frozen=True)
-class AttentionInputs:
-    """What a layer's attention is computed from; positions are already in queries and keys."""
-
-    query: Float[Tensor, "batch read_pos head d_head"]
-    """Queries, of all positions or of those that are read."""
-    key: Float[Tensor, "batch pos kv_head d_head"]
-    """Keys."""
-    value: Float[Tensor, "batch pos kv_head d_head"] | None
-    """Values; None where nobody asked for them."""
-
-    def for_each_head(self) -> AttentionInputs:
-        """The same, with keys and values for each query head: consecutive ones share a key head."""
-        groups = self.query.shape[2] // self.key.shape[2]
-        if groups == 1:
-            return self
-        value = None if self.value is None else self.value.repeat_interleave(groups, dim=2)
-        return AttentionInputs(self.query, self.key.repeat_interleave(groups, dim=2), value)
-
-
 class Stream:
     """The layers of a model, one at a time; made by `streaming`."""
 
@@ -86,7 +73,8 @@ class Stream:
         self._model = untyped(model)
         self._points = model.hook_dict
         self._sites = sites
-        self._projections: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        self._projections: dict[int, Weights] = {}
+        self._entered: tuple[Tensor, Repeats] | None = None
         self._seen: dict[str, Tensor] = {}
         self._call: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
         self._outputs: dict[int, tuple[Tensor, Tensor]] = {}
@@ -131,7 +119,10 @@ class Stream:
                 self._model(tokens)
         finally:
             handle.remove()
-        return entered[0]
+        [residual] = entered
+        repeated = repeats(residual, tokens)
+        self._entered = None if repeated is None else (residual, repeated)
+        return residual
 
     @property
     def stacks(self) -> bool:
@@ -167,16 +158,20 @@ class Stream:
         self, layer: int, residual: Tensor, positions: list[int] | None, names: str
     ) -> AttentionInputs:
         if layer not in self._projections:
-            self._projections[layer] = _projections(self._model.blocks[layer].attn)
-        normal = self._model.blocks[layer].ln1(residual)
-        added = self._call[1].get("shortformer_pos_embed")  # to what queries and keys read, alone
-        located = normal if added is None else normal + added[:1]
-        asked = located if positions is None else located[:, positions]
-        sources = {"q": asked, "k": located, "v": normal}
+            self._projections[layer] = projections(self._model.blocks[layer].attn)
+        repeated = self._entered[1] if self._entered and residual is self._entered[0] else None
+        normal = self._model.blocks[layer].ln1(residual if repeated is None else repeated.rows)
+        shortformer = self._call[1].get("shortformer_pos_embed")
         made: dict[str, Tensor] = {}
-        for name, (weight, bias) in zip(names, self._projections[layer], strict=False):
-            flat = torch.addmm(bias, sources[name].flatten(0, 1), weight)
-            heads = flat.view(*sources[name].shape[:2], -1, self._model.cfg.d_head)
+        for name, weights in zip(names, self._projections[layer], strict=False):
+            flat = projected(
+                normal,
+                weights,
+                added=shortformer[:1] if shortformer is not None and name != "v" else None,
+                positions=positions if name == "q" else None,
+                repeated=repeated,
+            )
+            heads = flat.unflatten(-1, (-1, self._model.cfg.d_head))
             made[name] = self._points[f"blocks.{layer}.attn.hook_{name}"](heads)
         query, key = self._located(made["q"], positions), self._located(made["k"])
         return AttentionInputs(query, key, made.get("v"))
@@ -361,17 +356,6 @@ def _sites(model: Model, tokens: Tensor) -> Iterator[tuple[str, str, str]]:
         except InterventionError:  # rotated ones exist on some bridges, but are never seen
             continue
         yield query, key, "hook_v"
-
-
-def _projections(attention: Any) -> list[tuple[Tensor, Tensor]]:
-    """The weights [d_model, heads * d_head] and biases of queries, keys and values."""
-    return [
-        (
-            getattr(attention, f"W_{name}").detach().transpose(0, 1).flatten(1),
-            getattr(attention, f"b_{name}").detach().flatten(),
-        )
-        for name in "QKV"
-    ]
 
 
 def _mlp(mlp: Any, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
