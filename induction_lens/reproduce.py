@@ -18,7 +18,7 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wai
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Int
@@ -218,12 +218,15 @@ def _make_all(planned: Sequence[PlannedRun], bars: Progress, processes: int) -> 
     stopped = context.Event()
     begin = {"mp_context": context, "initializer": _begin, "initargs": (stopped,)}
     with _environment(_KEEP_MEMORY), ProcessPoolExecutor(processes, **begin) as pool:
-        pending: set[Future[Any]] = {pool.submit(make_run, run) for run in by_length}
+        runs = {pool.submit(make_run, run): run for run in by_length}
+        pending: set[Future[None]] = set(runs)
         try:
             while pending:
                 finished, pending = wait(pending, timeout=1.0, return_when=FIRST_EXCEPTION)
                 for future in finished:
                     future.result()
+                    if not (bars.disable or bars.console.is_terminal):  # a log has no bars
+                        bars.console.print(f"{_title(runs[future])}: trained and measured")
                 for run, row in rows.items():
                     bars.update(row, completed=run.done())
         except BaseException:

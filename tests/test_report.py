@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import torch
 
-from induction_lens.ablation import AblationStudy, Control
+from induction_lens.ablation import AblationStudy, Control, ablate
 from induction_lens.cli.models import report_command
 from induction_lens.detectors import score_heads
 from induction_lens.heads import Head, HeadScores, ScoreTable
@@ -149,6 +149,33 @@ def test_heads_table_holds_the_scores_of_score_heads(toy, found, folder):
 def test_effect_of_each_head_alone_is_that_of_the_study_of_one_head(found):
     [head] = found.studied
     assert found.effects[head] == pytest.approx(found.windowed["mean"].effect.value, abs=1e-5)
+
+
+def _alone(toy, of_report, head, n):
+    """How the ICL score of each of the first `n` sequences changes without a head."""
+    study = of_report.windowed["mean"]
+    early, late, half = study.early, study.late, study.window
+    options = {"early": early, "late": late, "n_controls": 0, "progress": False}
+    alone = ablate(toy, [head], of_report.tokens[:n], **options)
+    change = (alone.ablated_losses - alone.clean_losses).double().numpy()
+    early, late = (change[:, at - half : at + half + 1] for at in (early, late))
+    return late.mean(axis=1) - early.mean(axis=1)
+
+
+def test_summary_has_the_largest_effect_of_a_head_with_its_interval(toy, found, monkeypatch):
+    story = inspect.getmodule(report)
+    monkeypatch.setattr(story, "_MIN_SWEEP", 2)
+    monkeypatch.setattr(story, "_SWEEP_PASSES", 4 * 6 + 1)  # six heads
+    fewer = report(toy, text=TEXT, methods=["mean"], **QUICK)
+    for one, n, where in ((found, 9, ""), (fewer, 4, " on the first 4 sequences")):
+        changes = {
+            head: _alone(toy, one, head, n) for head in map(Head, (0, 0, 0, 1, 1, 1), (0, 1, 2) * 2)
+        }
+        best = max(changes, key=lambda head: changes[head].mean())
+        mean, margin = float(changes[best].mean()), 1.96 * changes[best].std(ddof=1) / n**0.5
+        middle, low, high = (words.number(float(x)) for x in (mean, mean - margin, mean + margin))
+        said = f"{best} weakens in-context learning most: {middle} [{low}, {high}]."
+        assert f"knocked out one at a time{where}, {said}" in one.summary
 
 
 def test_json_says_what_the_tables_say(found, folder):

@@ -64,6 +64,8 @@ class Findings:
     """The same knock-outs and losses, the ICL score averaged over windows around the positions."""
     effects: HeadScores
     """The effect of each head alone on the windowed ICL score, by mean ablation, in nats."""
+    n_sweep: int
+    """How many of the sequences `effects` is of: the first ones."""
     tokens: Int[Tensor, "batch pos"]
     """The sequences that the losses are of."""
     example: Example

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from induction_lens.ablation import AblationStudy
 from induction_lens.heads import Head
 from induction_lens.metrics import Estimate
+from induction_lens.plots.style import Z95
 from induction_lens.report.findings import Findings
 
 MAX_LISTED = 8
@@ -156,13 +157,20 @@ def _about_the_rest(found: Findings) -> str:
         f"By the paper's definition, at the two positions alone, the score is {nats(paper.clean)} "
         f"and the change {nats(paper.effect)}."
     )
-    head, effect = found.effects.top(1)[0]
+    return " ".join([*sentences, _about_each_head(found)])
+
+
+def _about_each_head(found: Findings) -> str:
+    head, value = found.effects.top(1)[0]
+    sem, n = found.effects.sem, found.n_sweep
+    margin = math.inf if sem is None else Z95 * float(sem[head.layer, head.head])
+    effect = nats(Estimate(value, value - margin, value + margin, n))
     which = ", an induction head," if head in found.heads else ""
-    sentences.append(
-        f"Of all heads knocked out one at a time, {head}{which} weakens in-context learning most "
-        f"({number(effect)})."
+    where = f" on the first {n} sequences" if n < len(found.tokens) else ""
+    return (
+        f"Of all heads knocked out one at a time{where}, {head}{which} weakens in-context learning "
+        f"most: {effect}."
     )
-    return " ".join(sentences)
 
 
 def captions(found: Findings) -> dict[str, str]:
@@ -191,10 +199,10 @@ def captions(found: Findings) -> dict[str, str]:
             "Zero and pattern-preserving agree where no later layer attends to the heads."
         ),
         "effects": (
-            "Change of the windowed ICL score when one head alone is replaced by its mean output; "
-            "right of zero, in-context learning is weaker without it. Orange: the heads knocked "
-            "out together above. In the paper induction heads matter most, most other heads "
-            "little, and some the other way."
+            f"Change of the windowed ICL score on {found.n_sweep} sequences, with 95% intervals, "
+            "when one head alone is replaced by its mean output; right of zero, in-context "
+            "learning is weaker without it. Orange: the heads knocked out together above. In the "
+            "paper induction heads matter most, most other heads little, and some the other way."
         ),
         "attention": (
             "Choose a token: shading shows where the head looks from there, underlined tokens "
