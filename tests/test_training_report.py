@@ -124,13 +124,13 @@ def test_a_smeared_model_is_set_beside_the_same_model_without(report):
     assert pair.apart
     assert pair.smeared.icl_change.midpoint.high < pair.plain.icl_change.midpoint.low
     sentence = words.smearing_sentence(pair)
-    assert "the intervals are apart" in sentence
-    assert f"their ratio is {ratio:.2f}" in sentence
+    assert "The intervals of the two midpoints are apart;" in sentence
+    assert f"the ratio of the midpoints is {ratio:.2f}" in sentence
     onset, middle = pair.smeared.icl_change.onset, pair.smeared.icl_change.midpoint
     assert f"begins to change at {onset} tokens and is halfway at {middle};" in sentence
     turned = dataclasses.replace(pair, plain=pair.smeared, smeared=pair.plain)
     assert not turned.apart
-    assert "the intervals do not tell them apart" in words.smearing_sentence(turned)
+    assert "The intervals of the two midpoints overlap;" in words.smearing_sentence(turned)
     never = dataclasses.replace(pair, smeared=report.models[0])
     assert words.smearing_sentence(never) == (
         "1 layer: no phase change, so smearing brought none about."

@@ -126,10 +126,10 @@ def smearing_sentence(pair: Smearing) -> str:
     early, late = _beginning(smeared), _beginning(plain)
     if not plain.icl_change.found:
         return f"Smeared keys bring the change about: {plain.label} has none, {early}."
-    told = "the intervals are apart" if pair.apart else "the intervals do not tell them apart"
+    told = "are apart" if pair.apart else "overlap"
     return (
-        f"{_capital(early)}; {late}. Of the midpoints {told}, and their ratio is "
-        f"{ratio(pair.ratio)}."
+        f"{_capital(early)}; {late}. The intervals of the two midpoints {told}; the ratio of the "
+        f"midpoints is {ratio(pair.ratio)}."
     )
 
 
