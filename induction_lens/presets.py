@@ -24,7 +24,7 @@ from induction_lens.clamp import Clamp
 from induction_lens.corpus import documents, load_tokenizer, pack, tokenizer_json, train_tokenizer
 from induction_lens.files import atomic_path, write_text
 from induction_lens.metrics import icl_score, per_token_loss
-from induction_lens.models import weights_hash
+from induction_lens.models import device_of, weights_hash
 from induction_lens.snapshots import TOKENIZER, write_snapshot
 from induction_lens.tokens import text_tokens
 from induction_lens.toy import ToyConfig, build_toy, toy_config
@@ -155,7 +155,7 @@ def train_preset(
         tokens,
         n_steps=n_steps,
         batch_size=preset.batch_size,
-        micro_batch=2,
+        micro_batch=2 if device_of(model).type == "cpu" else None,  # an H200 is 2.2 times as fast
         clamp=preset.clamp or None,
         snapshots=preset.snapshot_steps(n_tokens),
         out=out,

@@ -49,7 +49,7 @@ def test_streamed_scores_are_those_of_the_patterns(name, totals, implementation,
     monkeypatch.setattr(attention, "_BLOCK", 2 * 23 * 3 * 4)  # a few queries or targets at a time
     known = []
     if totals == "summed":
-        monkeypatch.setattr(detectors.streaming, "knows_totals", lambda: False)
+        monkeypatch.setattr(detectors.streaming, "knows_totals", lambda device: False)
     look = attention.TargetMass.look
 
     def watched(self, layer, inputs, totals, **options):
@@ -83,10 +83,10 @@ def test_streamed_scores_are_those_of_the_patterns(name, totals, implementation,
     ids=["other outputs", "other totals", "other arguments"],
 )
 def test_a_kernel_that_changed_is_not_trusted(kernel, monkeypatch):
-    assert detectors.streaming.knows_totals()
+    assert detectors.streaming.knows_totals("cpu")
     name = "_scaled_dot_product_flash_attention_for_cpu"
     monkeypatch.setattr(torch.ops.aten, name, kernel)
-    assert not detectors.streaming.knows_totals.__wrapped__()
+    assert not detectors.streaming.knows_totals.__wrapped__("cpu")
 
 
 class _Largest(TorchDispatchMode):

@@ -1,9 +1,9 @@
 """Attention scores without patterns: faster, in memory that grows with the context alone.
 
-The model is run a layer at a time with fused attention. On a CPU, torch's kernel for that also
-knows the total of each query's exponentiated scores; with it, the attention on a target is one
-product of a query and a key (see `attention`). The operator that gives the totals is private, so it
-is compared with plain attention before its first use, and where it falls short all scores are
+The model is run a layer at a time with fused attention. Torch's kernels for that also know the
+total of each query's exponentiated scores; with it, the attention on a target is one product of a
+query and a key (see `attention`). The operators that give the totals are private, so they are
+compared with plain attention before their first use, and where they fall short all scores are
 computed.
 """
 
@@ -28,6 +28,7 @@ from induction_lens.models import (
 )
 
 Totals = Float[Tensor, "batch head query_pos"]
+_ALIGNED = 8  # CUDA's kernel takes heads of multiples of this size
 
 
 def measure_streaming(
@@ -67,7 +68,7 @@ def _attended(
     """A layer's outputs `z`, where they are read, and the totals of its scores, where they are
     known."""
     query = inputs.query
-    if query.device.type == "cpu" and query.dtype == torch.float32 and knows_totals():
+    if _taken(query) and knows_totals(query.device.type):
         each = inputs.for_each_head()
         # of the last layer the totals alone are read, but the kernel wants values of this width
         value = each.key if last or each.value is None else each.value
@@ -77,21 +78,32 @@ def _attended(
     return (None if last else stream.attend(layer, inputs)), None
 
 
+def _taken(query: Tensor) -> bool:
+    """Whether the kernel that gives totals takes such heads."""
+    aligned = query.device.type == "cpu" or query.shape[-1] % _ALIGNED == 0
+    return query.dtype == torch.float32 and aligned
+
+
 def _fused(query: Tensor, key: Tensor, value: Tensor, *, scale: float) -> tuple[Tensor, Tensor]:
     """Causal attention [batch head pos d_head] and `logsumexp` of its scores [batch head pos]."""
-    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    return kernel(query, key, value, 0.0, True, scale=scale)
+    if query.device.type == "cpu":
+        kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        return kernel(query, key, value, 0.0, True, scale=scale)
+    kernel = torch.ops.aten._scaled_dot_product_efficient_attention
+    z, totals, *_ = kernel(query, key, value, None, True, 0.0, True, scale=scale)
+    return z, totals[..., : query.shape[2]]
 
 
 @cache
-def knows_totals() -> bool:
-    """Whether this version of torch gives the totals, and the right ones."""
-    query, key, value = torch.randn(3, 2, 3, 37, 5, generator=torch.Generator().manual_seed(0))
-    future = torch.ones(37, 37, dtype=torch.bool).triu(1)
+def knows_totals(device: str) -> bool:
+    """Whether this version of torch gives the totals on this kind of device, and the right ones."""
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = torch.randn(3, 2, 3, 37, 8, generator=generator).to(device)
+    future = torch.ones(37, 37, dtype=torch.bool, device=device).triu(1)
     scores = (0.3 * query @ key.mT).masked_fill(future, -torch.inf)
     try:
         z, totals = _fused(query, key, value, scale=0.3)
         right = torch.allclose(z, scores.softmax(-1) @ value, atol=1e-5)
         return right and torch.allclose(totals, scores.logsumexp(-1), atol=1e-5)
-    except (AttributeError, RuntimeError, TypeError, ValueError):
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):
         return False
