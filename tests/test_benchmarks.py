@@ -165,7 +165,7 @@ def test_prompts_are_read_as_the_tokens_where_there_is_a_detector_to_read_them()
         tokens = tokens_for(model, 2, 31)
         assert model.to_tokens(detection.as_prompts(model, tokens)).equal(tokens)
     else:
-        assert detection.against_detect_head("attn-only-2l", quick=True) == []
+        assert detection.against_detect_head("attn-only-2l", "short", quick=True) == []
 
 
 def test_groups_are_chosen_by_name_and_unknown_ones_refused():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import tokenizers
 import torch
@@ -12,10 +12,12 @@ import transformers
 from torch import Tensor
 
 import induction_lens as il
+from induction_lens.detectors.scoring import prompts
 from induction_lens.models import HAS_HOOKED_TRANSFORMER
 from tests.benchmarks.harness import Row, Target, interleave
 from tests.benchmarks.shapes import build, tokens_for
 
+Length = Literal["short", "long"]
 BY_ATTENTION = ("previous_token", "induction", "duplicate_token")
 
 
@@ -34,27 +36,30 @@ def detection(shape: str, *, quick: bool) -> list[Row]:
     return [Row(f"detection/{shape}", baseline, ours, "ours / baseline", (target,))]
 
 
-def against_detect_head(shape: str, *, quick: bool) -> list[Row]:
-    """TransformerLens's own detector, once for each kind of head, against one `score_heads`."""
+def against_detect_head(shape: str, length: Length, *, quick: bool) -> list[Row]:
+    """TransformerLens's own detector, once for each kind of head, against one `score_heads`; on the
+    tokens that `score_heads` draws by itself, or on long ones."""
     if not HAS_HOOKED_TRANSFORMER:  # it reads a HookedTransformer
         return []
     from transformer_lens.head_detector import detect_head
 
     model = build(shape, quick=quick)
-    tokens = _tokens(model, quick)
-    prompts = as_prompts(model, tokens)
+    long = _tokens(model, quick)
+    tokens = long if quick or length == "long" else prompts(model)
+    read = as_prompts(model, tokens)
     kinds = ("previous_token_head", "induction_head", "duplicate_token_head")
     baseline, ours = interleave(
         {
             "detect_head, three times": torch.no_grad()(
-                lambda: [detect_head(model, prompts, kind) for kind in kinds]
+                lambda: [detect_head(model, read, kind) for kind in kinds]
             ),
             "score_heads, three detectors": lambda: score(model, tokens),
         },
         repeats=1 if quick else 3,
     )
     target = Target("ratio", "at least", {"gpt2-small": 6.0, "attn-only-2l": 50.0}[shape])
-    return [Row(f"detect-head/{shape}", baseline, ours, "baseline / ours", (target,))]
+    name = f"detect-head/{shape}, {tokens.shape[0]} × {tokens.shape[1]}"
+    return [Row(name, baseline, ours, "baseline / ours", (target,))]
 
 
 def against_cache(shape: str, *, quick: bool) -> list[Row]:
@@ -181,8 +186,9 @@ SHAPES: Sequence[str] = ("gpt2-small", "attn-only-2l", "toy-2l", "llama-gqa-6l")
 BENCHMARKS = {
     **{f"detection/{shape}": functools.partial(detection, shape) for shape in SHAPES},
     **{
-        f"detect-head/{shape}": functools.partial(against_detect_head, shape)
+        f"detect-head/{shape}-{length}": functools.partial(against_detect_head, shape, length)
         for shape in ("gpt2-small", "attn-only-2l")
+        for length in get_args(Length)
     },
     "cache/gpt2-small": functools.partial(against_cache, "gpt2-small"),
     "streaming": streaming,
