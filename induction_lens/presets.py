@@ -87,12 +87,17 @@ def _phase(description: str, *, clamp: tuple[Clamp, ...] = (), **config: Any) ->
     return Preset(model, description, PHASE_TOKENS, batch_size=8, clamp=clamp)
 
 
+_WIDE = {"d_model": 256, "n_heads": 8}
 PHASE_PRESETS: dict[str, Preset] = {
     "phase-1l": _phase("1 layer", n_layers=1),
     "phase-2l": _phase("2 layers", n_layers=2),
     "phase-3l": _phase("3 layers", n_layers=3),
     "phase-1l-smeared": _phase("1 layer, smeared keys", n_layers=1, smeared_keys=True),
     "phase-2l-smeared": _phase("2 layers, smeared keys", n_layers=2, smeared_keys=True),
+    "phase-2l-wide": _phase("2 layers, twice as wide", n_layers=2, **_WIDE),
+    "phase-2l-wide-smeared": _phase(
+        "2 layers, twice as wide, smeared keys", n_layers=2, smeared_keys=True, **_WIDE
+    ),
     "phase-2l-mlp": _phase("2 layers with MLPs", n_layers=2, attn_only=False),
     "phase-2l-clamped": _phase(
         "2 layers, no K-composition at first",

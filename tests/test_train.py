@@ -372,12 +372,14 @@ def test_runs_share_text_whatever_their_seed(tiny, source, tmp_path):
 def test_runs_over_the_phase_change_differ_in_the_model_alone():
     recipes = {(p.n_tokens, p.batch_size) for p in PHASE_PRESETS.values()}
     assert recipes == {(9_000_000, 8)}
-    varied = {"n_layers", "smeared_keys", "attn_only", "d_mlp"}
+    varied = {"n_layers", "smeared_keys", "attn_only", "d_mlp", "d_model", "n_heads"}
     fixed = [
         {name: value for name, value in preset.config.to_dict().items() if name not in varied}
         for preset in PHASE_PRESETS.values()
     ]
     assert all(config == fixed[0] for config in fixed)
+    widths = {(p.config.d_model, p.config.n_heads, p.config.d_head) for p in PHASE_PRESETS.values()}
+    assert widths == {(128, 4, 32), (256, 8, 32)}
     assert [name for name, preset in PHASE_PRESETS.items() if preset.clamp] == ["phase-2l-clamped"]
 
 

@@ -14,6 +14,7 @@ from induction_lens.endpoint import write_end
 from induction_lens.toy import ToyConfig
 from induction_lens.training_report import TrackedRun, read_run, training_report, words
 from induction_lens.training_report.findings import find
+from induction_lens.training_report.runs import group_runs
 from tests.test_dynamics import X, _logistic, _measured, _trajectory
 
 OPTIONS = {"n_resamples": 60, "progress": False}
@@ -87,6 +88,23 @@ def test_seeds_are_taken_together_and_plain_models_come_first(report):
         "2 layers, smeared keys",
     ]
     assert [run.name for run in report.models[1].model.trajectories] == ["plain-0", "plain-1"]
+
+
+def test_models_of_several_widths_are_told_apart(runs):
+    wide = [
+        dataclasses.replace(run, config={**run.config, "d_model": 256}, name=f"wide {run.name}")
+        for run in (runs[0], runs[1])
+    ]
+    groups = group_runs(map(TrackedRun, [*wide, *runs]))
+    assert {group.label: [run.name for run in group.trajectories] for group in groups} == {
+        "1 layer": ["one-0"],
+        "2 layers": ["plain-0", "plain-1"],
+        "2 layers, d_model 256": ["wide plain-0"],
+        "2 layers, smeared keys": ["smeared-2"],
+        "2 layers, smeared keys, d_model 256": ["wide smeared-2"],
+    }
+    [alone] = group_runs([TrackedRun(wide[0])])
+    assert alone.label == "2 layers, smeared keys"  # nothing to tell it apart from
 
 
 def test_changes_are_those_of_the_analyses(report, runs):

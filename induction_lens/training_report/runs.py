@@ -83,12 +83,18 @@ def shipped_runs() -> list[TrackedRun]:
 def group_runs(runs: Iterable[TrackedRun]) -> tuple[ModelRuns, ...]:
     """The runs by model: plain ones before smeared ones, then by depth; clamped ones come last.
 
+    Of models that differ in nothing but their width, all but the narrowest are named with it.
+
     Raises:
         ValueError: There is no run, or two runs have the same model and seed.
     """
     groups: dict[str, list[TrackedRun]] = {}
+    narrowest: dict[str, int] = {}
     for run in sorted(runs, key=_place):
-        groups.setdefault(label_of(run.trajectory), []).append(run)
+        label, d_model = label_of(run.trajectory), run.trajectory.config["d_model"]
+        if d_model > narrowest.setdefault(label, d_model):
+            label += f", d_model {d_model}"
+        groups.setdefault(label, []).append(run)
     if not groups:
         raise ValueError("expected at least one run, got none; name the folders of training runs")
     for label, group in groups.items():
@@ -121,4 +127,4 @@ def _clamp_text(clamp: Mapping[str, Any]) -> str:
 def _place(run: TrackedRun) -> tuple[Any, ...]:
     config = run.trajectory.config
     changed = (bool(run.trajectory.clamp), not config["attn_only"], config["smeared_keys"])
-    return (*changed, config["n_layers"], run.trajectory.seed)
+    return (*changed, config["n_layers"], config["d_model"], run.trajectory.seed)
