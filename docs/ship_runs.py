@@ -4,7 +4,8 @@
     python docs/ship_runs.py phase
 
 Of each run: its trajectory, what was measured at its end, and, of seed 0 of all that were trained
-freely, the final weights. Of all together: the tokenizer, and the tokens they were measured on.
+freely and are not wide, the final weights. Of all together: the tokenizer, and the tokens they were
+measured on.
 """
 
 import shutil
@@ -19,7 +20,8 @@ from induction_lens.track import TRACKED, TRAJECTORY
 from induction_lens.training_report.runs import SHIPPED
 from induction_lens.trajectory import Trajectory
 
-WITH_WEIGHTS = {f"{name}-seed-0" for name in PHASE_PRESETS if name != "phase-2l-clamped"}
+_WITHOUT = ("phase-2l-clamped", "phase-2l-wide", "phase-2l-wide-smeared")
+WITH_WEIGHTS = {f"{name}-seed-0" for name in PHASE_PRESETS if name not in _WITHOUT}
 
 
 def ship(out: Path) -> None:

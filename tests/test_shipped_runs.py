@@ -35,7 +35,10 @@ def test_everything_that_ships_is_there_and_small():
             for kind in ("", "-smeared")
             for s in range(3)
         ),
-        *(f"phase-{kind}-seed-0" for kind in ("3l", "2l-mlp", "2l-clamped")),
+        *(
+            f"phase-{kind}-seed-0"
+            for kind in ("3l", "2l-mlp", "2l-clamped", "2l-wide", "2l-wide-smeared")
+        ),
     }
     assert len(WITH_WEIGHTS) == 6
     files = [path for path in (ROOT / "induction_lens").rglob("*") if path.suffix != ".pyc"]
@@ -80,13 +83,15 @@ def test_the_ends_are_what_measuring_the_weights_gives():
 
 def test_changes_are_where_the_paper_has_them(report):
     found = {model.label: model for model in report.models}
-    for label in ("2 layers", "3 layers", "1 layer, smeared keys", "2 layers, smeared keys"):
+    wide = ("2 layers, d_model 256", "2 layers, smeared keys, d_model 256")
+    for label in ("2 layers", "3 layers", "1 layer, smeared keys", "2 layers, smeared keys", *wide):
         change = found[label].icl_change
         assert change.found, label
         assert 0 < change.onset.value < change.midpoint.value < change.end.value
     assert not found["1 layer"].icl_change.found
-    two = next(pair for pair in report.smearings if pair.plain.label == "2 layers")
-    assert two.apart
+    apart = {pair.plain.label: pair.apart for pair in report.smearings}
+    assert apart["2 layers"]
+    assert apart["2 layers, d_model 256"]
 
 
 def test_induction_heads_carry_most_of_the_two_layer_models_icl_score(report):
@@ -103,7 +108,8 @@ def test_induction_heads_carry_most_of_the_two_layer_models_icl_score(report):
 def test_the_page_of_the_shipped_runs_has_every_figure(report):
     page = report.to_html()
     ids = re.findall(r'data-figure="([^"]+)"', page)
-    assert len(ids) == len(set(ids)) == 3 + 4 * len(report.models) + 2
+    smeared = sum("smeared" in model.label for model in report.models)
+    assert len(ids) == len(set(ids)) == 3 + 4 * len(report.models) + smeared
     for model in report.models:
         assert str(model.icl_change.midpoint or "none (") in page.replace("−", "-")
 

@@ -145,17 +145,20 @@ def test_a_smeared_model_is_set_beside_the_same_model_without(report):
     assert "The intervals of the two midpoints are apart;" in sentence
     assert f"the ratio of the midpoints is {ratio:.2f}" in sentence
     onset, middle = pair.smeared.icl_change.onset, pair.smeared.icl_change.midpoint
-    assert f"begins to change at {onset} tokens and is halfway at {middle};" in sentence
+    assert (
+        f"with smeared keys the change begins at {onset} tokens and is halfway at {middle};"
+        in sentence
+    )
     turned = dataclasses.replace(pair, plain=pair.smeared, smeared=pair.plain)
     assert not turned.apart
     assert "The intervals of the two midpoints overlap;" in words.smearing_sentence(turned)
     never = dataclasses.replace(pair, smeared=report.models[0])
     assert words.smearing_sentence(never) == (
-        "1 layer: no phase change, so smearing brought none about."
+        "2 layers: no phase change with smeared keys, so smearing brought none about."
     )
     born = dataclasses.replace(pair, plain=report.models[0])
     assert words.smearing_sentence(born).startswith(
-        "Smeared keys bring the change about: 1 layer has none, 2 layers, smeared keys begins"
+        "1 layer: no phase change with plain keys; with smeared keys the change begins at "
     )
 
 

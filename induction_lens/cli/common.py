@@ -96,7 +96,8 @@ def print_table(columns: list[str], rows: list[list[str]], *, title: str | None 
     table = Table(box=SIMPLE_HEAD)
     for index, column in enumerate(columns):
         justify = "left" if index == 0 or column == "description" else "right"
-        table.add_column(column, justify=justify, no_wrap=index == 0 or column == "ICL score")
+        whole = column in ("ICL score", "window", "midpoint") or (index == 0 and column != "model")
+        table.add_column(column, justify=justify, no_wrap=whole, overflow="fold")
     for row in rows:
         table.add_row(*row)
     console.print(table)

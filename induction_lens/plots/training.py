@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 
 Runs = Mapping[str, Sequence[Trajectory]]
 Changes = Mapping[str, PhaseChange]
-MODEL_COLORS = ("#1f9d74", "#3b7dd8", "#9b5fc0", "#e0a021", "#d9662b", "#c2427f", "#8b93a1")
+MODEL_COLORS = (
+    *("#1f9d74", "#3b7dd8", "#9b5fc0", "#e0a021", "#d9662b", "#c2427f"),
+    *("#0e8a9e", "#8a6d3b", "#8b93a1"),
+)
 HEAD_COLORS = ("#d9662b", "#3b7dd8", "#1f9d74", "#9b5fc0", "#e0a021", "#c2427f")
 STRONG = 0.3  # induction score at the end from which a head is drawn in colour
 

@@ -121,22 +121,23 @@ def together_sentence(found: TrainingFindings) -> str:
 def smearing_sentence(pair: Smearing) -> str:
     """Which of a plain and a smeared model changes first, and whether that can be told."""
     plain, smeared = pair.plain, pair.smeared
+    title = _capital(plain.label)
     if not smeared.icl_change.found:
-        return f"{_capital(smeared.label)}: no phase change, so smearing brought none about."
-    early, late = _beginning(smeared), _beginning(plain)
+        return f"{title}: no phase change with smeared keys, so smearing brought none about."
+    early = f"with smeared keys the change begins {_beginning(smeared)}"
     if not plain.icl_change.found:
-        return f"Smeared keys bring the change about: {plain.label} has none, {early}."
+        return f"{title}: no phase change with plain keys; {early}."
     told = "are apart" if pair.apart else "overlap"
     return (
-        f"{_capital(early)}; {late}. The intervals of the two midpoints {told}; the ratio of the "
-        f"midpoints is {ratio(pair.ratio)}."
+        f"{title}: {early}; with plain keys it begins {_beginning(plain)}. The intervals of the two "
+        f"midpoints {told}; the ratio of the midpoints is {ratio(pair.ratio)}."
     )
 
 
 def _beginning(model: ModelFindings) -> str:
     """When a model that changes does."""
     onset, middle = (interval(mark) for mark in (model.icl_change.onset, model.icl_change.midpoint))
-    return f"{model.label} begins to change at {onset} tokens and is halfway at {middle}"
+    return f"at {onset} tokens and is halfway at {middle}"
 
 
 def knockout_sentence(found: TrainingFindings) -> str:
