@@ -129,8 +129,8 @@ def smearing_sentence(pair: Smearing) -> str:
         return f"{title}: no phase change with plain keys; {early}."
     told = "are apart" if pair.apart else "overlap"
     return (
-        f"{title}: {early}; with plain keys it begins {_beginning(plain)}. The intervals of the two "
-        f"midpoints {told}; the ratio of the midpoints is {ratio(pair.ratio)}."
+        f"{title}: {early}; with plain keys it begins {_beginning(plain)}. The intervals of the "
+        f"two midpoints {told}; the ratio of the midpoints is {ratio(pair.ratio)}."
     )
 
 
