@@ -87,7 +87,7 @@ def _phase(description: str, *, clamp: tuple[Clamp, ...] = (), **config: Any) ->
     return Preset(model, description, PHASE_TOKENS, batch_size=8, clamp=clamp)
 
 
-_WIDE = {"d_model": 256, "n_heads": 8}
+_WIDE: dict[str, Any] = {"d_model": 256, "n_heads": 8}
 PHASE_PRESETS: dict[str, Preset] = {
     "phase-1l": _phase("1 layer", n_layers=1),
     "phase-2l": _phase("2 layers", n_layers=2),
