@@ -79,11 +79,16 @@ def test_runs_are_trained_on_the_same_text_and_measured_at_every_snapshot(made, 
     assert len(tokens) == 3
 
 
-def test_what_is_done_is_not_done_again(made):
+def test_what_is_done_is_not_done_again_and_named_in_a_log(made, capfd):
     kept = [folder / "tracked" / "endpoint.json" for folder in made]
     kept += [folder / "snapshots" / "step-00000007" / "weights.safetensors" for folder in made]
     before = [path.stat().st_mtime_ns for path in kept]
-    make_runs(made[0].parent, presets=PAIR, n_tokens=N_TOKENS, processes=1, progress=False)
+    make_runs(made[0].parent, presets=PAIR, n_tokens=N_TOKENS, processes=1)
+    logged = [line for line in capfd.readouterr().err.splitlines() if line.endswith("measured")]
+    assert sorted(logged) == [
+        "1 layer, seed 0: trained and measured",
+        "1 layer, smeared keys, seed 0: trained and measured",
+    ]
     assert [path.stat().st_mtime_ns for path in kept] == before
 
 
