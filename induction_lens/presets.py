@@ -24,7 +24,7 @@ from induction_lens.clamp import Clamp
 from induction_lens.corpus import documents, load_tokenizer, pack, tokenizer_json, train_tokenizer
 from induction_lens.files import atomic_path, write_text
 from induction_lens.metrics import icl_score, per_token_loss
-from induction_lens.models import device_of, weights_hash
+from induction_lens.models import check_device, device_of, weights_hash
 from induction_lens.snapshots import TOKENIZER, write_snapshot
 from induction_lens.tokens import text_tokens
 from induction_lens.toy import ToyConfig, build_toy, toy_config
@@ -145,8 +145,10 @@ def train_preset(
         The run; its model has the tokenizer.
 
     Raises:
-        ValueError: There is no such preset, there is too little text, or `out` holds another run.
+        ValueError: There is no such preset or device, there is too little text, or `out` holds
+            another run.
     """
+    check_device(device)  # before the text is made, which takes a minute
     preset, out = _preset(name), Path(out)
     config = replace(preset.config, seed=seed)
     n_tokens = preset.n_tokens if n_tokens is None else n_tokens

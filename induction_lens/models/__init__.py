@@ -40,6 +40,7 @@ from induction_lens.models.hooks import (
     running,
 )
 from induction_lens.models.native import (
+    check_device,
     new_transformer,
     toy_weights,
 )
@@ -72,6 +73,7 @@ __all__ = [
     "best_device",
     "bos_id",
     "centres",
+    "check_device",
     "check_tokens",
     "class_name",
     "device_of",

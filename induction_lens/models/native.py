@@ -33,6 +33,22 @@ def _identity(parameter: Tensor) -> Tensor:
     return parameter
 
 
+def check_device(device: torch.device | str | None) -> None:
+    """Check that tensors can be made on a device; None, for the best there is, is one.
+
+    Raises:
+        ValueError: Torch knows no such device, or has none here.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"expected a device that is here, such as cpu, cuda or mps, got {str(device)!r} "
+            f"({reason}); leave it out for the best there is"
+        ) from error
+
+
 def new_transformer(
     *,
     n_layers: int,
@@ -69,9 +85,10 @@ def new_transformer(
 
     Raises:
         ValueError: The installed TransformerLens has no such class, or that class does not know
-            these positions.
+            these positions, or there is no such device.
     """
     chosen = _choose(implementation, positions)
+    check_device(device)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     plain: dict[str, Any] = {

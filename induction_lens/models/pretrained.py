@@ -21,6 +21,7 @@ from induction_lens.models.classes import (
     is_hooked,
 )
 from induction_lens.models.hooks import Model
+from induction_lens.models.native import check_device
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 
@@ -53,8 +54,10 @@ def load_pretrained(
     A folder without a tokenizer loads too: `model.tokenizer` is then None.
 
     Raises:
-        ValueError: if the folder holds no model, or the hub does not give one of that name.
+        ValueError: if the folder holds no model, the hub does not give one of that name, or there
+            is no such device.
     """
+    check_device(device)
     device = device or best_device()
     dtype = dtype or torch.float32
     folder = Path(name)
