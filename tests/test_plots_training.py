@@ -168,6 +168,9 @@ def test_the_chart_of_windows_has_onset_midpoint_and_end_or_says_that_there_are_
     assert list(middle.error_x.arrayminus) == [10.0]
     [words] = figure.layout.annotations
     assert (words.y, words.text) == ("two", "none (p = 0.5)")
-    assert list(figure.layout.yaxis.categoryarray) == ["one", "two"]
+    for chart in (figure, draw.window_chart({"two": NONE, "one": NONE}, last=1000.0)):
+        rows = chart.layout.yaxis
+        assert (rows.type, list(rows.range)) == ("category", [-0.5, 1.5])
+        assert list(rows.categoryarray) == ["one", "two"]
     assert draw.window_chart({"one": FOUND}, last=1000.0).layout.height < figure.layout.height
     assert list(figure.layout.xaxis.range) == pytest.approx([1.0, math.log10(1040.0)])

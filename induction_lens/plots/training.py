@@ -251,8 +251,9 @@ def window_chart(changes: Changes, *, last: float, order: Sequence[str] | None =
     for name in names:
         change, color = changes[name], model_color(list(changes).index(name))
         if not (change.onset and change.midpoint and change.end):
+            words = str(change).replace("-", "−")
             figure.add_annotation(
-                x=0.02, xref="x domain", y=name, text=f"{change}", showarrow=False, xanchor="left"
+                x=0.02, xref="x domain", y=name, text=words, showarrow=False, xanchor="left"
             )
             continue
         figure.add_trace(
@@ -268,7 +269,9 @@ def window_chart(changes: Changes, *, last: float, order: Sequence[str] | None =
         label = f"{plain(name)}: {change}"
         add_estimate(figure, name, change.midpoint, color=color, label=label)
     _tokens_axis(figure, last)
-    figure.update_yaxes(categoryorder="array", categoryarray=names[::-1], showgrid=False)
+    # the kind of axis and its range are said: where no model changes, there is no data to tell
+    figure.update_yaxes(type="category", categoryorder="array", categoryarray=names[::-1])
+    figure.update_yaxes(range=[-0.5, len(names) - 0.5], showgrid=False)
     return figure
 
 

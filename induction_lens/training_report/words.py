@@ -22,9 +22,10 @@ from induction_lens.training_report.findings import (
 Row = Mapping[str, Any]
 NOTHING = "–"
 CAPTIONS = {
-    "icl": "ICL score: loss around position 500 minus loss around position 50, on held-out "
-    "text; lower is better. A line for each seed. The paper's models of two and more layers "
-    "fall to about −0.4 nats within a short window and stay there; those of one layer do not.",
+    "icl": "ICL score: loss around a late position, 500 unless set, minus loss around an early "
+    "one, 50, on held-out text; lower is better. A line for each seed. The paper's models of two "
+    "and more layers fall to about −0.4 nats within a short window and stay there; those of one "
+    "layer do not.",
     "windows": "Bars: from onset to end of the ICL score's change. Dots: midpoints, with 95% "
     "intervals over evaluation sequences and seeds. Where no window is steeper than a smooth "
     "trend and noise explain, there is none. In the paper, smeared keys bring the change to "
