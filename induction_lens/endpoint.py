@@ -43,6 +43,7 @@ def measure_end(
     late: int = 500,
     window: int = 10,
     seed: int = 0,
+    progress: bool = True,
 ) -> dict[str, Rows]:
     """Knock out a trained model's induction heads, and compare it with n-gram tables.
 
@@ -54,6 +55,7 @@ def measure_end(
         late: Position of the late token.
         window: Positions averaged on each side of both.
         seed: Seed of prompts, controls and resampling.
+        progress: Show bars on stderr for what takes over two seconds.
 
     Returns:
         `knockouts`: a row for each method, and for each of its controls. `ngrams`: a row for each
@@ -63,7 +65,8 @@ def measure_end(
     Raises:
         ValueError: The text does not fit the model.
     """
-    induction = score_heads(model, detectors=["induction"], seed=seed)["induction"]
+    scores = score_heads(model, detectors=["induction"], seed=seed, progress=progress)
+    induction = scores["induction"]
     found = sorted(induction.above(THRESHOLD))
     heads = found or [induction.top(1)[0][0]]
     studies = ablate_by_methods(
@@ -76,7 +79,7 @@ def measure_end(
         late=late,
         window=window,
         seed=seed,
-        progress=False,
+        progress=progress,
     )
     rows: dict[str, Rows] = {"knockouts": [], "ngrams": []}
     for method, study in studies.items():
@@ -87,7 +90,7 @@ def measure_end(
         tables = count_ngrams(training, d_vocab=sizes.d_vocab)
         n_tokens = min(25, (sizes.n_ctx - 1) // 4)
         control = ngram_control(
-            model, heads, text, tables, n_tokens=n_tokens, seed=seed, progress=False
+            model, heads, text, tables, n_tokens=n_tokens, seed=seed, progress=progress
         )
         rows["ngrams"] = control.to_frame().to_dict("records")
     return rows

@@ -29,9 +29,8 @@ from induction_lens.endpoint import ENDPOINT, measure_end, write_end
 from induction_lens.files import atomic_path
 from induction_lens.presets import PHASE_PRESETS, prepare_text, train_preset
 from induction_lens.snapshots import load
-from induction_lens.tokens import text_tokens
 from induction_lens.toy import build_toy
-from induction_lens.track import POINTS, TRACKED, track
+from induction_lens.track import POINTS, TRACKED, held_out_text, track
 from induction_lens.training_report import TrainingReport, training_report
 
 if TYPE_CHECKING:
@@ -45,9 +44,6 @@ TWO_LAYERS = ("phase-2l", "phase-2l-smeared")
 QUICK_TOKENS = 4_000_000
 """Training tokens of a quick reproduction."""
 TEXT, EVALUATION = "text", "evaluation.safetensors"
-N_SEQUENCES = 512
-"""Sequences of held-out text. With 128, the change of a model went unfound in two of sixteen draws
-of sequences, and the intervals of plain and smeared keys could overlap."""
 N_EXAMPLES = 2000
 """How many of their tokens' losses are kept one by one."""
 # glibc returns what a training step frees, and the next step takes it anew: a tenth of the time
@@ -186,7 +182,8 @@ def make_run(planned: PlannedRun) -> None:
     track(planned.folder, out=out, text=tokens, n_examples=N_EXAMPLES, progress=False)
     if not (out / ENDPOINT).is_file():
         training = prepare_text(planned.preset, text, n_tokens=planned.n_tokens)[1]
-        write_end(measure_end(load(planned.folder / "model"), tokens, training=training), out)
+        model = load(planned.folder / "model")
+        write_end(measure_end(model, tokens, training=training, progress=False), out)
 
 
 def read_evaluation(path: str | Path) -> Int[Tensor, "sequence pos"]:
@@ -209,7 +206,7 @@ def _prepare(planned: Sequence[PlannedRun]) -> None:
         return
     config = PHASE_PRESETS[longest.preset].config
     model = build_toy(config, device="cpu", tokenizer=tokenizer)
-    tokens = text_tokens(model, n_sequences=N_SEQUENCES, seq_len=config.n_ctx)
+    tokens = held_out_text(model)
     with atomic_path(folder / EVALUATION) as temporary:
         save_file({"tokens": tokens.short()}, temporary)
 

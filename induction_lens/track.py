@@ -44,6 +44,9 @@ TRACKED, POINTS = "tracked", "points"
 """Folder of a run's measures, where they are kept with the run; and of the snapshots' in that."""
 SEQ_LEN = 512
 """Tokens in a sequence of text, BOS included, where the context is not shorter."""
+N_SEQUENCES = 512
+"""Sequences of text. With 128, the change of a model went unfound in two of sixteen draws of
+sequences, and the intervals of plain and smeared keys could overlap."""
 
 
 def track(
@@ -51,7 +54,7 @@ def track(
     *,
     out: str | Path,
     text: Int[Tensor, "sequence pos"] | None = None,
-    n_sequences: int = 128,
+    n_sequences: int = N_SEQUENCES,
     n_prompts: int = 32,
     n_ablated: int = 64,
     n_examples: int = 10_000,
@@ -102,7 +105,7 @@ def track(
             range; the run has no tokenizer to draw text with; or `out` holds measures of another
             run, of other text, or made with other options.
     """
-    snapshots, points = _snapshots_of(run), Path(out) / POINTS
+    snapshots, points = snapshots_of(run), Path(out) / POINTS
     settings = _Settings(
         text=None if text is None else _digest(text),
         n_sequences=n_sequences if text is None else len(text),
@@ -172,12 +175,17 @@ class _Material:
         return _digest(self.text, self.prompts, self.examples)
 
 
+def held_out_text(
+    model: Any, *, n_sequences: int = N_SEQUENCES, seed: int = 0
+) -> Int[Tensor, "sequence pos"]:
+    """The text that `track` draws for a toy model where none is given."""
+    length = min(SEQ_LEN, model.toy_config.n_ctx)
+    return text_tokens(model, n_sequences=n_sequences, seq_len=length, seed=seed)
+
+
 def _draw(model: Any, text: Tensor | None, settings: _Settings) -> _Material:
     if text is None:
-        length = min(SEQ_LEN, model.toy_config.n_ctx)
-        text = text_tokens(
-            model, n_sequences=settings.n_sequences, seq_len=length, seed=settings.seed
-        )
+        text = held_out_text(model, n_sequences=settings.n_sequences, seed=settings.seed)
     n_losses = len(text) * (text.shape[1] - 1)
     generator = torch.Generator().manual_seed(settings.seed)
     chosen = torch.randperm(n_losses, generator=generator)[: settings.n_examples]
@@ -229,7 +237,12 @@ def _induction_by_sequence(model: Any, random: Tensor) -> Tensor:
     return mass.by_sequence("induction")
 
 
-def _snapshots_of(run: str | Path | TrainingRun) -> Sequence[Snapshot]:
+def snapshots_of(run: str | Path | TrainingRun) -> Sequence[Snapshot]:
+    """The snapshots of a run, of its folder, or of a folder of snapshots, by step.
+
+    Raises:
+        ValueError: There are none, or they are of different models.
+    """
     if isinstance(run, TrainingRun):
         snapshots, where = run.snapshots, "a run that kept none"
     else:

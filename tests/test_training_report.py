@@ -1,6 +1,7 @@
 """The page on training says what its trajectories hold: on synthetic runs whose answer is known."""
 
 import dataclasses
+import importlib
 import json
 import math
 import re
@@ -9,9 +10,13 @@ import pandas as pd
 import pytest
 import torch
 
+from induction_lens import snapshots
+from induction_lens.corpus import train_tokenizer
 from induction_lens.dynamics import co_occurrence, model_order, phase_change
-from induction_lens.endpoint import write_end
-from induction_lens.toy import ToyConfig
+from induction_lens.endpoint import measure_end, write_end
+from induction_lens.models import toy_weights
+from induction_lens.toy import ToyConfig, build_toy
+from induction_lens.track import held_out_text, track
 from induction_lens.training_report import TrackedRun, read_run, training_report, words
 from induction_lens.training_report.findings import find
 from induction_lens.training_report.runs import group_runs
@@ -252,6 +257,38 @@ def test_one_model_has_a_page_of_its_own(runs):
     assert never.summary.startswith("1 layer: no phase change (")
     assert changed.orders == ()
     assert "Argument 2" not in changed.to_html()
+
+
+def test_a_run_that_was_never_measured_is_measured_once(tmp_path, monkeypatch):
+    module = importlib.import_module("induction_lens.training_report.runs")
+    tracking = importlib.import_module("induction_lens.track")
+    draw = tracking.text_tokens
+    few = lambda model, n_sequences, **options: draw(model, n_sequences=5, **options)  # noqa: E731
+    monkeypatch.setattr(tracking, "text_tokens", few)
+    tokenizer = train_tokenizer(["def f(x):\n    return x\n" * 9], vocab_size=270)
+    config = ToyConfig(n_layers=1, d_model=8, n_heads=2, d_vocab=300)
+    model = build_toy(config, device="cpu", tokenizer=tokenizer)
+    for step in (0, 1):
+        with torch.no_grad():
+            toy_weights(model)["embed.W_E"][0, 0] += step
+        snapshots.save(model, tmp_path / "run" / "snapshots", step=step, tokens_seen=step)
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(module, "track", interrupted)
+        read_run(tmp_path / "run", progress=False)
+    monkeypatch.setattr(module, "measure_end", interrupted)
+    found = read_run(tmp_path / "run", progress=False)
+    expected = track(tmp_path / "run", out=tmp_path / "out", progress=False)
+    assert found.trajectory.to_frame().equals(expected.to_frame())
+    assert found.trajectory.evaluation == expected.evaluation
+    assert found.end == measure_end(model, held_out_text(model), progress=False)
+    assert [row["heads"] for row in found.end["knockouts"] if row["set"] == "tested"]
+    monkeypatch.setattr(module, "track", interrupted)
+    again = read_run(tmp_path / "run")
+    assert (again.end, again.trajectory.weights) == (found.end, expected.weights)
 
 
 def test_runs_that_do_not_belong_together_are_refused(runs, tmp_path):

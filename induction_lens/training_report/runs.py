@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from induction_lens.endpoint import read_end
-from induction_lens.track import TRACKED, TRAJECTORY, track
+from induction_lens.endpoint import measure_end, read_end, write_end
+from induction_lens.snapshots import load
+from induction_lens.track import TRACKED, TRAJECTORY, held_out_text, snapshots_of, track
 from induction_lens.trajectory import Trajectory
 
 SHIPPED = Path(__file__).parents[1] / "runs"
@@ -50,12 +51,14 @@ class ModelRuns:
 
 
 def read_run(path: str | Path, *, progress: bool = True) -> TrackedRun:
-    """A run from its trajectory, or from a folder; one that was never measured is tracked first.
+    """A run from its trajectory, or from a folder; one that was never measured is measured first.
 
     Args:
         path: A trajectory's Parquet file; a folder that holds one, or holds one in `tracked`; or a
-            training run, which is then tracked into its folder `tracked`.
-        progress: Show a bar while it is tracked.
+            training run, which is then measured into its folder `tracked`: its snapshots, and what
+            the last of them depends on. (Tables of n-grams need its training text: see
+            `reproduce.make_runs`.)
+        progress: Show a bar while it is measured.
 
     Raises:
         ValueError: There is no such run.
@@ -71,7 +74,18 @@ def read_run(path: str | Path, *, progress: bool = True) -> TrackedRun:
     for folder in (path, path / TRACKED):
         if (folder / TRAJECTORY).is_file():
             return TrackedRun(Trajectory.read(folder / TRAJECTORY), read_end(folder) or {})
-    return TrackedRun(track(path, out=path / TRACKED, progress=progress))
+    return _measured(path, progress=progress)
+
+
+def _measured(run: Path, *, progress: bool) -> TrackedRun:
+    """Measure a training run. Its end comes first: with a trajectory, it counts as measured."""
+    out = run / TRACKED
+    end = read_end(out)
+    if end is None:
+        model = load(snapshots_of(run)[-1])
+        end = measure_end(model, held_out_text(model), progress=progress)
+        write_end(end, out)
+    return TrackedRun(track(run, out=out, progress=progress), end)
 
 
 def shipped_runs() -> list[TrackedRun]:

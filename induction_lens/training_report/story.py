@@ -90,15 +90,15 @@ def training_report(
 ) -> TrainingReport:
     """Say what training runs show about the phase change and the paper's first three arguments.
 
-    Runs of one model that differ in their seed alone are taken together. Runs that were not tracked
-    yet are tracked first, into their folder `tracked`.
+    Runs of one model that differ in their seed alone are taken together. Runs that were not
+    measured yet are measured first, into their folder `tracked`.
 
     Args:
         runs: Trajectories, their Parquet files, or folders of runs; None: those that ship with the
             package.
         n_resamples: Bootstrap resamples, and simulations of the tests.
         seed: Seed of both.
-        progress: Show a bar on stderr where a run is tracked.
+        progress: Show a bar on stderr where a run is measured.
 
     Raises:
         ValueError: There is no run; two have the same model and seed; they were not measured on
