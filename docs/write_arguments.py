@@ -33,6 +33,7 @@ def written(report: TrainingReport) -> dict[Path, str]:
     )
     environment.globals |= {"report": report, "words": words, "of": report.by_label}
     environment.globals |= {name: _table(name, report) for name in TABLES}
+    environment.globals["captions"] = words.captions(report)
     environment.globals["knocked_out"] = lambda *where: knocked_out(report, *where)
     pages = {
         PAGES / path.name: environment.get_template(path.name).render()

@@ -44,7 +44,7 @@ TWO_LAYERS = ("phase-2l", "phase-2l-smeared")
 QUICK_TOKENS = 4_000_000
 """Training tokens of a quick reproduction."""
 TEXT, EVALUATION = "text", "evaluation.safetensors"
-N_EXAMPLES = 2000
+N_EXAMPLES = 1500
 """How many of their tokens' losses are kept one by one."""
 # glibc returns what a training step frees, and the next step takes it anew: a tenth of the time
 _KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 31), "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}

@@ -139,9 +139,18 @@ class Trajectory:
         arrays = {name: _to_arrow(value) for name, value in columns.items()}
         arrays["weights"] = pa.array(self.weights, pa.string())
         table = pa.table(arrays).replace_schema_metadata({METADATA: json.dumps(about)})
+        split: Any = _float32_columns(table.schema)  # stubs of pyarrow know a bool alone
         with atomic_path(path) as temporary:
-            # measured numbers hardly repeat: a dictionary of them makes the file larger
-            pq.write_table(table, temporary, compression="zstd", use_dictionary=False)
+            # Measured numbers hardly repeat: a dictionary of them makes the file larger. Their
+            # exponents do: bytes of like significance, side by side, make it smaller.
+            pq.write_table(
+                table,
+                temporary,
+                compression="zstd",
+                compression_level=19,
+                use_dictionary=False,
+                use_byte_stream_split=split,
+            )
 
     @classmethod
     def read(cls, path: str | Path) -> Trajectory:
@@ -182,6 +191,14 @@ def _read_table(path: Path) -> tuple[pa.Table, dict[str, Any]]:
     if METADATA not in metadata:
         raise ValueError(f"expected a trajectory, got {path}, another Parquet file; {remedy}")
     return table, json.loads(metadata[METADATA])
+
+
+def _float32_columns(schema: pa.Schema) -> list[str]:
+    """Where float32 numbers lie in a Parquet file: in columns, or in lists in columns."""
+    import pyarrow as pa
+
+    suffix = {pa.float32(): "", pa.list_(pa.float32()): ".list.element"}
+    return [field.name + suffix[field.type] for field in schema if field.type in suffix]
 
 
 def _to_arrow(values: Tensor) -> pa.Array:

@@ -17,7 +17,7 @@ from induction_lens.endpoint import measure_end, write_end
 from induction_lens.models import toy_weights
 from induction_lens.toy import ToyConfig, build_toy
 from induction_lens.track import held_out_text, track
-from induction_lens.training_report import TrackedRun, read_run, training_report, words
+from induction_lens.training_report import TrackedRun, page, read_run, training_report, words
 from induction_lens.training_report.findings import find
 from induction_lens.training_report.runs import group_runs
 from tests.test_dynamics import X, _logistic, _measured, _trajectory
@@ -291,12 +291,38 @@ def test_a_run_that_was_never_measured_is_measured_once(tmp_path, monkeypatch):
     assert (again.end, again.trajectory.weights) == (found.end, expected.weights)
 
 
+def test_models_measured_on_other_tokens_are_left_out_where_tokens_are_paired(runs):
+    smeared, plain, _, one = (dataclasses.replace(run, evaluation="ours") for run in runs)
+    other = dataclasses.replace(plain, evaluation="theirs", icl=plain.icl[:, :5])
+    found = find([TrackedRun(run) for run in (one, other, smeared)], n_resamples=60)
+    compared = ["1 layer", "2 layers, smeared keys"]
+    assert [model.label for model in found.models] == [compared[0], "2 layers", compared[1]]
+    assert [model.label for model in found.compared] == compared
+    assert found.pca.names == (one.name, smeared.name)
+    assert [order.names for order in found.orders] == [(one.name, smeared.name)] * 2
+    assert [row[0] for row in page.orders_table(found).rows] == compared
+    drawn = [json.loads(page.shared_figure(name, found).json)["data"] for name in ("pca", "icl")]
+    paths, curves = ({t["name"]: t["line"]["color"] for t in data} for data in drawn)
+    assert paths == {model: curves[model] for model in compared}
+    alone = find([TrackedRun(other)], n_resamples=60)
+    assert str(found.by_label("2 layers").icl_change) == str(alone.models[0].icl_change)
+    texts = words.captions(found)
+    changed = {name for name, text in texts.items() if text != words.CAPTIONS[name]}
+    assert changed == {"pca", "orders"}
+    assert texts["pca"].endswith(" Left out, as measured on other tokens: 2 layers.")
+    assert words.captions(alone) == words.CAPTIONS
+    card = dict(words.card(found))
+    assert card["Held-out text of 2 layers"].startswith("5 sequences of 19 tokens, 7 of them")
+    assert card["Held-out text of 1 layer; 2 layers, smeared keys"].endswith("SHA-256 ours")
+    assert "Held-out text" in dict(words.card(alone))
+
+
 def test_runs_that_do_not_belong_together_are_refused(runs, tmp_path):
     with pytest.raises(ValueError, match="expected at least one run, got none"):
         training_report([], **OPTIONS)
     with pytest.raises(ValueError, match="2 layers with seeds 0, 0"):
         training_report([runs[1], runs[1]], **OPTIONS)
-    with pytest.raises(ValueError, match="measured on the same tokens"):
-        training_report([runs[1], dataclasses.replace(runs[3], evaluation="other")], **OPTIONS)
+    with pytest.raises(ValueError, match=r"measured on the same text, got 'plain-0', 'plain-1'"):
+        training_report([runs[1], dataclasses.replace(runs[2], evaluation="other")], **OPTIONS)
     with pytest.raises(ValueError, match=r"expected a run, got .*nowhere, which does not exist"):
         read_run(tmp_path / "nowhere")

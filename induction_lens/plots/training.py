@@ -203,17 +203,18 @@ def pca_paths(pca: LossPCA, changes: Changes, *, models: Sequence[str]) -> go.Fi
 
     Args:
         pca: From `loss_pca`.
-        changes: The phase change of each model's ICL score.
+        changes: The phase change of each model's ICL score; colours are in its order, so that a
+            model has the same here as in figures with more models.
         models: The model of each of the runs, in their order.
     """
     import plotly.graph_objects as go
 
     figure = new_figure([], height=520)
-    order: list[str] = []
+    order, seen_before = list(dict.fromkeys([*changes, *models])), set[str]()
     runs = zip(models, pca.names, pca.tokens_seen, pca.coordinates, strict=True)
     for model, name, seen, path in runs:
-        listed = model not in order
-        order += [model] * listed
+        listed = model not in seen_before
+        seen_before.add(model)
         change, color = changes.get(model), model_color(order.index(model))
         sizes = [10 if _inside(change, tokens) else 4 for tokens in seen.tolist()]
         figure.add_trace(

@@ -89,12 +89,15 @@ class TrainingFindings:
     """The models, plain ones first."""
     smearings: tuple[Smearing, ...]
     """Every pair of models that smeared keys tell apart."""
+    compared: tuple[ModelFindings, ...]
+    """The models of `pca` and `orders`: of those whose first runs were measured on the same tokens,
+    the largest group."""
     pca: LossPCA
-    """Joint paths of the first run of each model."""
+    """Joint paths of the first run of each of `compared`."""
     moments: tuple[float, float]
-    """An early moment, 5% of the shortest run, and a late one, its end, in tokens."""
+    """An early moment, 5% of the shortest of their runs, and a late one, its end, in tokens."""
     orders: tuple[ModelOrder, ...]
-    """The models by loss, and by its derivative, at both moments; none for a single model."""
+    """`compared` by loss, and by its derivative, at both moments; none for a single model."""
 
     def by_label(self, label: str) -> ModelFindings:
         """The findings of one model.
@@ -157,7 +160,7 @@ def rows_of(frame: pd.DataFrame, **values: Any) -> list[dict[str, Any]]:
 
 
 def find(runs: Iterable[TrackedRun], *, n_resamples: int = 1000, seed: int = 0) -> TrainingFindings:
-    """Analyse runs that were measured on the same tokens.
+    """Analyse tracked runs.
 
     Args:
         runs: Tracked runs, of one model or of several.
@@ -165,16 +168,18 @@ def find(runs: Iterable[TrackedRun], *, n_resamples: int = 1000, seed: int = 0) 
         seed: Seed of both.
 
     Raises:
-        ValueError: There is no run; two have the same model and seed; or they were not measured on
-            the same tokens.
+        ValueError: There is no run; two have the same model and seed; or those of one model were
+            not measured on the same tokens.
     """
     models = tuple(_find_model(model, n_resamples, seed) for model in group_runs(runs))
-    firsts = [found.model.first for found in models]
+    compared = _on_the_same_tokens(models)
+    firsts = [found.model.first for found in compared]
     last = min(float(run.tokens_seen[-1]) for run in firsts)
     moments = (0.05 * last, last)
     return TrainingFindings(
         models=models,
         smearings=_smearings(models),
+        compared=compared,
         pca=loss_pca(firsts),
         moments=moments,
         orders=_orders(firsts, moments),
@@ -191,6 +196,13 @@ def _find_model(model: ModelRuns, n_resamples: int, seed: int) -> ModelFindings:
         induction_change = phase_change(model.trajectories, of="induction", **options)
     last = torch.stack([run.icl[-1] for run in model.trajectories]).double().mean(0)
     return ModelFindings(model, icl_change, induction_change, together, bootstrap_mean(last))
+
+
+def _on_the_same_tokens(models: Sequence[ModelFindings]) -> tuple[ModelFindings, ...]:
+    groups: dict[str, list[ModelFindings]] = {}
+    for found in models:
+        groups.setdefault(found.model.first.evaluation, []).append(found)
+    return tuple(max(groups.values(), key=len))
 
 
 def _smearings(models: Sequence[ModelFindings]) -> tuple[Smearing, ...]:

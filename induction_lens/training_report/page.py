@@ -47,7 +47,7 @@ def render(found: TrainingFindings) -> str:
             "ngrams": ngrams_table(found),
             "orders": orders_table(found),
         },
-        captions=words.CAPTIONS,
+        captions=words.captions(found),
         card=words.card(found),
     )
 
@@ -64,7 +64,7 @@ def shared_figure(name: str, found: TrainingFindings) -> Figure:
         drawn = plots.window_chart(changes, last=max(map(_last, found.models)))
     else:
         own = {model.label: model.together[0].icl for model in found.models}
-        drawn = plots.pca_paths(found.pca, own, models=list(own))
+        drawn = plots.pca_paths(found.pca, own, models=[m.label for m in found.compared])
     return Figure.of(name, drawn, SHARED[name])
 
 
@@ -179,7 +179,7 @@ def ngrams_table(found: TrainingFindings) -> Table | None:
 
 
 def orders_table(found: TrainingFindings) -> Table | None:
-    """A row for each model: its loss and the loss derivative, and their ranks, early and late."""
+    """A row for each model compared: its loss and its derivative, with ranks, early and late."""
     if not found.orders:
         return None
     orders = [(rows_of(order.to_frame()), order.by) for order in found.orders]
@@ -192,7 +192,7 @@ def orders_table(found: TrainingFindings) -> Table | None:
                 for moment in ("before", "after")
             ),
         )
-        for i, model in enumerate(found.models)
+        for i, model in enumerate(found.compared)
     )
     moments = [short(tokens) for tokens in found.moments]
     columns = (f"{order.by} at {moment}" for order in found.orders for moment in moments)

@@ -101,8 +101,8 @@ def training_report(
         progress: Show a bar on stderr where a run is measured.
 
     Raises:
-        ValueError: There is no run; two have the same model and seed; they were not measured on
-            the same tokens; or one has too few snapshots.
+        ValueError: There is no run; two have the same model and seed; those of one model were not
+            measured on the same tokens; or one has too few snapshots.
     """
     if runs is None:
         tracked = shipped_runs()

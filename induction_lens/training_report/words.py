@@ -64,6 +64,18 @@ CAPTIONS = {
     "tells nothing.",
 }
 """What to see in each figure and table, and what the paper saw."""
+COMPARED = ("pca", "orders")
+"""What shows models that were measured on the same tokens alone."""
+
+
+def captions(found: TrainingFindings) -> dict[str, str]:
+    """`CAPTIONS`, which say of `COMPARED` what is left out."""
+    compared = {model.label for model in found.compared}
+    out = [model.label for model in found.models if model.label not in compared]
+    if not out:
+        return CAPTIONS
+    note = f" Left out, as measured on other tokens: {'; '.join(out)}."
+    return {name: text + note * (name in COMPARED) for name, text in CAPTIONS.items()}
 
 
 def headline(found: TrainingFindings) -> str:
@@ -173,7 +185,6 @@ def rows(found: TrainingFindings) -> list[list[str]]:
 def card(found: TrainingFindings) -> list[tuple[str, str]]:
     """What was run and how it was measured: labels and values."""
     first = found.models[0].model.first
-    n_sequences, n_pos = first.icl.shape[1], first.loss_by_position.shape[1]
     around = f"{first.early} and {first.late}, ±{first.window} positions"
     rows = [
         (model.label, ", ".join(run.name for run in model.model.trajectories))
@@ -181,11 +192,17 @@ def card(found: TrainingFindings) -> list[tuple[str, str]]:
     ]
     rows += [
         ("Snapshots", f"{len(first.steps)} in each run"),
-        ("Held-out text", f"{n_sequences} sequences of {n_pos} tokens"),
         ("ICL score", f"mean loss around positions {around}, in nats"),
-        ("Per-token losses", f"{first.token_losses.shape[1]} tokens, the same for all"),
-        ("Evaluation", f"SHA-256 {first.evaluation}"),
     ]
+    measured: dict[str, list[ModelFindings]] = {}
+    for model in found.models:
+        measured.setdefault(model.model.first.evaluation, []).append(model)
+    for evaluation, models in measured.items():
+        run, whose = models[0].model.first, "; ".join(model.label for model in models)
+        n_sequences, n_pos = run.icl.shape[1], run.loss_by_position.shape[1]
+        text = f"{n_sequences} sequences of {n_pos} tokens, {run.token_losses.shape[1]} of them"
+        of = f" of {whose}" if len(measured) > 1 else ""
+        rows.append((f"Held-out text{of}", f"{text} kept one by one; SHA-256 {evaluation}"))
     return rows
 
 
