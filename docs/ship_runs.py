@@ -16,9 +16,9 @@ from induction_lens.endpoint import ENDPOINT
 from induction_lens.presets import PHASE_PRESETS
 from induction_lens.reproduce import EVALUATION
 from induction_lens.snapshots import TOKENIZER
-from induction_lens.track import TRACKED, TRAJECTORY
+from induction_lens.track import TRACKED
 from induction_lens.training_report.runs import SHIPPED
-from induction_lens.trajectory import Trajectory
+from induction_lens.trajectory import TRAJECTORY, Trajectory
 
 _WITHOUT = ("phase-2l-clamped", "phase-2l-wide", "phase-2l-wide-smeared")
 WITH_WEIGHTS = {f"{name}-seed-0" for name in PHASE_PRESETS if name not in _WITHOUT}

@@ -25,23 +25,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from induction_lens.heads import Head, HeadLike, HeadScores, parse_heads
-from induction_lens.knockout import (
-    METHODS,
-    Method,
-    by_layer,
-    checked_method,
-)
+from induction_lens.knockout import METHODS, Method, by_layer, checked_method
 from induction_lens.metrics import (
     Estimate,
     bootstrap_mean,
+    check_positions,
     icl_per_sequence,
     icl_positions,
     icl_score,
 )
-from induction_lens.models import (
-    Model,
-    shape,
-)
+from induction_lens.models import Model, checked_tokens, shape
 from induction_lens.sweep import Job, knockout_losses
 
 if TYPE_CHECKING:
@@ -96,6 +89,16 @@ class AblationStudy:
     """Loss of every token without each control set, in nats: at positions within `window` or 15 of
     `early` and `late`, whichever is more; NaN elsewhere."""
 
+    def __repr__(self) -> str:
+        """In a few lines: the heads, the method, and what that did to the ICL score."""
+        named, n = " ".join(map(str, self.heads)), len(self.controls)
+        where = f"positions {self.early} and {self.late}" + f" ±{self.window}" * (self.window > 0)
+        rank = f"rank {self.rank} of {1 + n}" if n else "no controls"
+        return (
+            f"AblationStudy({named}, {self.method}, {where})\n"
+            f"  ICL score {self.clean}, without {self.ablated} nats\n  effect {self.effect}, {rank}"
+        )
+
     def at(
         self, *, early: int | None = None, late: int | None = None, window: int | None = None
     ) -> AblationStudy:
@@ -146,26 +149,16 @@ def control_sets(
 ) -> list[tuple[Head, ...]]:
     """Random sets with as many heads in each layer as `heads`, disjoint from it, no set twice.
 
-    All there are, where there are fewer than `n`.
-
-    Raises:
-        ValueError: if a layer has too few other heads for even one such set.
+    All there are, where there are fewer than `n`: none where a layer has too few other heads.
     """
     sizes = shape(model)
     parsed = parse_heads(heads, n_layers=sizes.n_layers, n_heads=sizes.n_heads)
-    possible = n_possible_controls(model, parsed)
-    if possible == 0:
-        raise ValueError(
-            f"expected in every layer at least as many other heads as in the set, got "
-            f"{' '.join(map(str, parsed))} out of {sizes.n_heads} heads per layer; test fewer "
-            "heads at once, or pass n_controls=0"
-        )
     spare = {
         layer: [Head(layer, h) for h in range(sizes.n_heads) if h not in taken]
         for layer, taken in by_layer(parsed).items()
     }
     counts = {layer: len(taken) for layer, taken in by_layer(parsed).items()}
-    if possible <= n:
+    if n_possible_controls(model, parsed) <= n:
         per_layer = [list(combinations(spare[layer], counts[layer])) for layer in spare]
         return [tuple(sum(chosen, ())) for chosen in product(*per_layer)]
     generator = torch.Generator().manual_seed(seed)
@@ -204,7 +197,8 @@ def ablate(
         method: `zero`, `mean`, `resample` or `pattern-preserving`.
         reference: what `mean` and `resample` take outputs from; None takes `tokens`.
         per_position: for `mean`, a mean for each position instead of one over all.
-        n_controls: control sets: this many, or all there are where a small model has fewer.
+        n_controls: control sets: this many, or all there are where a small model has fewer; there
+            are none where the heads are more than half of a layer.
         seed: seed of the controls and of `resample`.
         early: position of the early token of the ICL score.
         late: position of the late token.
@@ -213,8 +207,7 @@ def ablate(
         progress: show progress bars on stderr for what takes over two seconds.
 
     Raises:
-        ValueError: for an unknown method or head, positions outside the sequences, or controls
-            that cannot exist.
+        ValueError: for an unknown method or head, or positions outside the sequences.
         InterventionError: if the model drops the writes.
     """
     method = checked_method(method)
@@ -263,8 +256,11 @@ def ablate_by_methods(
     chosen: list[Method] = [checked_method(method) for method in methods]
     sizes = shape(model)
     parsed = tuple(parse_heads(heads, n_layers=sizes.n_layers, n_heads=sizes.n_heads))
-    controls = tuple(control_sets(model, parsed, n=n_controls, seed=seed)) if n_controls else ()
-    icl_per_sequence(torch.zeros(1, tokens.shape[1]), early, late, window=window)  # fail early
+    tokens = checked_tokens(model, tokens)
+    if n_controls < 0:
+        raise ValueError(f"expected n_controls of at least 0, got {n_controls}")
+    controls = tuple(control_sets(model, parsed, n=n_controls, seed=seed))
+    check_positions(tokens, early, late, window=window)
     margin = icl_positions(early, late, window=max(window, CONTROL_MARGIN))
     around = tuple(position for position in margin if 1 <= position < tokens.shape[1])
     jobs = [
@@ -322,9 +318,10 @@ def ablate_each_head(
     """
     method = checked_method(method)
     sizes = shape(model)
+    tokens = checked_tokens(model, tokens)
     positions = tuple(icl_positions(early, late, window=window))
     heads = [Head(n, h) for n in range(sizes.n_layers) for h in range(sizes.n_heads)]
-    icl_per_sequence(torch.zeros(1, tokens.shape[1]), early, late, window=window)  # fail early
+    check_positions(tokens, early, late, window=window)
     clean, losses = knockout_losses(
         model,
         [Job((head,), method, positions) for head in heads],

@@ -19,11 +19,11 @@ from typing import Any
 from jaxtyping import Int
 from torch import Tensor
 
-from induction_lens.ablation import AblationStudy, ablate_by_methods, n_possible_controls
+from induction_lens.ablation import AblationStudy, ablate_by_methods
 from induction_lens.detectors import score_heads
 from induction_lens.files import write_text
 from induction_lens.knockout import METHODS
-from induction_lens.metrics import Estimate
+from induction_lens.metrics import Estimate, choose_positions
 from induction_lens.models import Model, shape
 from induction_lens.ngrams import count_ngrams, ngram_control
 
@@ -39,8 +39,8 @@ def measure_end(
     text: Int[Tensor, "sequence pos"],
     *,
     training: Int[Tensor, "training_sequence training_pos"] | None = None,
-    early: int = 50,
-    late: int = 500,
+    early: int | None = None,
+    late: int | None = None,
     window: int = 10,
     seed: int = 0,
     progress: bool = True,
@@ -51,9 +51,10 @@ def measure_end(
         model: The trained model.
         text: Text that it was not trained on.
         training: The text that it was trained on; None leaves the tables out.
-        early: Position of the early token of the ICL score.
-        late: Position of the late token.
-        window: Positions averaged on each side of both.
+        early: Position of the early token of the ICL score; None: the paper's 50, or as the context
+            allows.
+        late: Position of the late token; None: the paper's 500, or as the context allows.
+        window: Positions averaged on each side of both; made smaller where there is no room.
         seed: Seed of prompts, controls and resampling.
         progress: Show bars on stderr for what takes over two seconds.
 
@@ -65,6 +66,7 @@ def measure_end(
     Raises:
         ValueError: The text does not fit the model.
     """
+    where = choose_positions(text.shape[1], early=early, late=late, window=window)
     scores = score_heads(model, detectors=["induction"], seed=seed, progress=progress)
     induction = scores["induction"]
     found = sorted(induction.above(THRESHOLD))
@@ -74,10 +76,8 @@ def measure_end(
         heads,
         text,
         methods=METHODS,
-        n_controls=min(N_CONTROLS, n_possible_controls(model, heads)),
-        early=early,
-        late=late,
-        window=window,
+        n_controls=N_CONTROLS,
+        **dataclasses.asdict(where),
         seed=seed,
         progress=progress,
     )

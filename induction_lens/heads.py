@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, Union
 
 import torch
@@ -51,12 +52,18 @@ class Head:
             found = re.fullmatch(r"\s*(\d+)\.(\d+)\s*", head)
             if found is not None:
                 return cls(int(found[1]), int(found[2]))
-        elif len(head) == 2 and all(isinstance(i, int) and i >= 0 for i in head):
-            return cls(*head)
+        elif _is_pair(head) and min(head) >= 0:
+            return cls(*map(int, head))
         raise ValueError(
             f"expected a head such as '1.6' or (1, 6), got {head!r}; "
             "write layer and head index, both counted from 0"
         )
+
+
+def _is_pair(head: Any) -> bool:
+    """Whether these are two whole numbers, NumPy's included."""
+    pair = isinstance(head, Sequence) and len(head) == 2
+    return pair and all(isinstance(index, Integral) for index in head)
 
 
 def parse_heads(heads: Iterable[HeadLike] | HeadLike, *, n_layers: int, n_heads: int) -> list[Head]:
@@ -66,10 +73,10 @@ def parse_heads(heads: Iterable[HeadLike] | HeadLike, *, n_layers: int, n_heads:
         ValueError: if a head is not in the model, or is named twice, or there is none.
     """
     several: Any = heads
-    if isinstance(heads, (Head, str)) or (
-        isinstance(heads, tuple) and len(heads) == 2 and all(isinstance(i, int) for i in heads)
-    ):
+    if isinstance(heads, (Head, str)) or (isinstance(heads, tuple) and _is_pair(heads)):
         several = [heads]
+    elif not isinstance(heads, Iterable):
+        several = [Head.parse(heads)]  # an error that says how heads are written
     parsed = [Head.parse(head) for head in several]
     if not parsed:
         raise ValueError(
@@ -110,6 +117,13 @@ class HeadScores:
     sem: Float[Tensor, "layer head"] | None = None
     """Standard error of the score over sequences."""
 
+    def __repr__(self) -> str:
+        """In one line: what was measured, of how many heads, and the highest."""
+        n_layers, n_heads = self.values.shape
+        [(head, score)] = self.top(1)
+        sizes = f"{n_layers} layers of {n_heads} heads"
+        return f"HeadScores({self.name}: {sizes}, highest {head} with {score:.3f})"
+
     def __getitem__(self, head: HeadLike) -> float:
         """The score of one head."""
         n_layers, n_heads = self.values.shape
@@ -137,11 +151,12 @@ class HeadScores:
         return [head for head, score in ranked if score > max(threshold, self.chance(head))]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per head: `layer`, `head`, `score`, and `sem` and `null` where they are known."""
+        """One row per head: `layer`, `head`, `score` (`effect` for effects of knock-outs), and
+        `sem` and `null` where they are known."""
         import pandas as pd
 
         columns: dict[str, object] = _head_columns(self.values)
-        columns["score"] = self.values.flatten().tolist()
+        columns["effect" if self.unit == "nats" else "score"] = self.values.flatten().tolist()
         if self.sem is not None:
             columns["sem"] = self.sem.flatten().tolist()
         if self.null is not None:
@@ -162,6 +177,10 @@ class ScoreTable(Mapping[str, HeadScores]):
 
     scores: Mapping[str, HeadScores]
     """Scores by detector name."""
+
+    def __repr__(self) -> str:
+        """A line for each detector."""
+        return "\n".join(["ScoreTable", *(f"  {scores!r}" for scores in self.scores.values())])
 
     def __getitem__(self, name: str) -> HeadScores:
         """The scores of one detector."""

@@ -36,7 +36,8 @@ from induction_lens.models import (
     Stream,
     batch_size_for,
     before_forward,
-    check_tokens,
+    check_weights,
+    checked_tokens,
     device_of,
     hook_name,
     installed,
@@ -129,7 +130,7 @@ def keep_outputs(
         batch_size: sequences per forward pass; None chooses by a memory budget.
         progress: title of a progress bar.
     """
-    check_tokens(model, reference)
+    reference = checked_tokens(model, reference)
     kept: dict[int, list[Tensor]] = {layer: [] for layer in heads}
     sums: dict[int, Tensor] = {}
     all_heads: dict[int, list[Tensor]] = {}
@@ -356,6 +357,7 @@ def knocked_out(
                 "the heads' usual output from, such as reference=text"
             )
         outputs = keep_outputs(model, grouped, reference, each=method == "resample")
+    check_weights(model)
     prove_writes_land(model, list(grouped), vocabulary=sizes.d_vocab)
     knockout = Knockout(
         model, parsed, method, outputs=outputs, per_position=per_position, seed=seed

@@ -61,6 +61,8 @@ def load(
     Raises:
         ValueError: if there is no such model, or its files are damaged.
     """
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise ValueError(f"expected a dtype such as torch.float16, got {dtype!r}; pass torch's own")
     if not isinstance(model, (str, Path)):
         if is_model(model):
             return model

@@ -16,6 +16,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -24,7 +26,8 @@ from torch import Tensor
 from induction_lens.models import (
     Model,
     batch_size_for,
-    check_tokens,
+    check_weights,
+    checked_tokens,
     device_of,
     first_nan_layer,
     losses_at,
@@ -32,6 +35,8 @@ from induction_lens.models import (
 )
 
 N_RESAMPLES = 2000
+EARLY, LATE = 50, 500
+"""The paper's positions."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +103,11 @@ def per_token_loss(
         Losses on the CPU, as float32; NaN at position 0, which nothing precedes.
 
     Raises:
-        ValueError: if the tokens do not fit the model, or the logits are not finite (the message
-            names the first layer where they are not).
+        ValueError: if the tokens do not fit the model, or the weights or the logits are not finite
+            (the message names the first layer where they are not).
     """
-    check_tokens(model, tokens)
+    tokens = checked_tokens(model, tokens)
+    check_weights(model)
     batch_size = batch_size or batch_size_for(model, tokens.shape[1])
     device, title = device_of(model), "losses" if progress else None
     losses = torch.full(tokens.shape, math.nan, dtype=torch.float32)
@@ -139,6 +145,61 @@ def not_finite(model: Model, tokens: Int[Tensor, "batch pos"]) -> ValueError:
     )
 
 
+@dataclass(frozen=True)
+class Positions:
+    """Where an ICL score is taken."""
+
+    early: int
+    """Position of the early token."""
+    late: int
+    """Position of the late token."""
+    window: int
+    """Positions on each side of both."""
+
+
+def choose_positions(
+    seq_len: int,
+    *,
+    early: int | None = None,
+    late: int | None = None,
+    window: int = 10,
+    copy: int | None = None,
+) -> Positions:
+    """Where to take the ICL score on sequences of a length: the paper's positions where they fit.
+
+    Args:
+        seq_len: tokens in a sequence, BOS included.
+        early: position of the early token; None chooses.
+        late: position of the late token; None chooses.
+        window: positions on each side of both; made smaller where there is no room.
+        copy: on repeated random tokens, the length of a copy: `early` must lie in the first.
+
+    Raises:
+        ValueError: if the positions asked for do not fit.
+    """
+    last = seq_len - 1
+    room = last if copy is None else copy
+    if room < 2 or window < 0:
+        raise ValueError(
+            f"expected at least 3 tokens in a sequence and window >= 0, got {seq_len} and "
+            f"{window}; use a model with a longer context"
+        )
+    window = min(window, room // 10)
+    at_late = late if late is not None else (LATE if last >= LATE + window else last - window)
+    if early is not None:
+        at_early = early
+    else:
+        wanted = EARLY if at_late == LATE else at_late // 10
+        at_early = max(1 + window, min(wanted, room - window))
+    if not 1 <= at_early - window <= at_early < at_late <= last - window:
+        raise ValueError(
+            f"expected positions with 1 + window <= early < late <= {last} - window, got "
+            f"early={at_early}, late={at_late}, window={window} on sequences of {seq_len} tokens; "
+            "choose positions inside the model's context"
+        )
+    return Positions(at_early, at_late, window)
+
+
 def icl_per_sequence(
     losses: Float[Tensor, "batch pos"], early: int = 50, late: int = 500, *, window: int = 0
 ) -> Float[Tensor, " batch"]:
@@ -147,18 +208,42 @@ def icl_per_sequence(
     With a window, the mean over `late - window ... late + window` minus the same around `early`.
 
     Raises:
-        ValueError: if the positions are not in order, or lie outside the sequences.
+        ValueError: if these are no losses by sequence and position, or the positions are not whole
+            numbers in order inside the sequences.
     """
-    last = losses.shape[1] - 1
-    if not early - window >= 1 or not early < late or not late + window <= last or window < 0:
-        raise ValueError(
-            f"expected 1 <= early - window, early < late and late + window <= {last} (the last "
-            f"position of these sequences), got early={early}, late={late}, window={window}; "
-            "use longer sequences or an earlier `late`"
-        )
+    check_positions(losses, early, late, window=window)
     around_late = losses[:, late - window : late + window + 1].mean(dim=1)
     around_early = losses[:, early - window : early + window + 1].mean(dim=1)
     return around_late - around_early
+
+
+def check_positions(losses: Any, early: int, late: int, *, window: int = 0) -> None:
+    """Check that an ICL score can be taken at these positions of these losses.
+
+    Raises:
+        ValueError: as `icl_per_sequence`.
+    """
+    if not isinstance(losses, Tensor) or losses.ndim != 2:
+        got = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+        raise ValueError(
+            f"expected losses as a tensor [batch pos], from per_token_loss, got {got}; "
+            "for one sequence, pass losses[None]"
+        )
+    last = losses.shape[1] - 1
+    if not all(isinstance(p, Integral) for p in (early, late, window)):
+        remedy = "pass whole numbers"
+    elif late + window > last:
+        remedy = "use longer sequences or an earlier `late`"
+    elif window < 0 or early - window < 1:
+        remedy = "position 0 has no loss; use a later `early` or a smaller window, from 0"
+    elif early >= late:
+        remedy = "name the earlier position first"
+    else:
+        return
+    raise ValueError(
+        f"expected 1 <= early - window, early < late and late + window <= {last} (the last "
+        f"position of these sequences), got early={early}, late={late}, window={window}; {remedy}"
+    )
 
 
 def icl_positions(early: int, late: int, *, window: int = 0) -> list[int]:

@@ -29,7 +29,7 @@ from torch import Tensor
 from induction_lens.heads import HeadLike
 from induction_lens.knockout import Method, knocked_out
 from induction_lens.metrics import Estimate, bootstrap_mean, per_token_loss
-from induction_lens.models import Model, check_tokens, shape
+from induction_lens.models import Model, checked_tokens, shape
 from induction_lens.tokens import repeated_random_tokens, shuffled
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def ngram_control(
             fit the model.
         InterventionError: The model drops the knock-out's writes.
     """
-    check_tokens(model, text)
+    text = checked_tokens(model, text)
     if tables.d_vocab != shape(model).d_vocab:
         raise ValueError(
             f"expected tables of the model's vocabulary, {shape(model).d_vocab}, got "

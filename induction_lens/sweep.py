@@ -28,7 +28,8 @@ from induction_lens.models import (
     Model,
     Stream,
     batch_size_for,
-    check_tokens,
+    check_weights,
+    checked_tokens,
     device_of,
     installed,
     keep,
@@ -83,7 +84,8 @@ def knockout_losses(
         ValueError: if the tokens or the reference do not fit.
         InterventionError: if the model drops the writes.
     """
-    check_tokens(model, tokens)
+    tokens = checked_tokens(model, tokens)
+    check_weights(model)
     touched = by_layer({head for job in jobs for head in job.heads})
     prove_writes_land(model, list(touched), vocabulary=shape(model).d_vocab)
     asked, last_layer = jobs, shape(model).n_layers - 1

@@ -123,6 +123,8 @@ def text_tokens(
             f"expected a model with a tokenizer, got {model_name(model)}, which has none; put "
             "tokenizer.json beside its weights, set model.tokenizer, or pass tokens yourself"
         )
+    if n_sequences < 1:
+        raise ValueError(f"expected at least one sequence, got n_sequences={n_sequences}")
     n_ctx = shape(model).n_ctx
     if not 2 <= seq_len <= n_ctx:
         raise ValueError(

@@ -32,14 +32,15 @@ from induction_lens.ablation import ablate_each_head
 from induction_lens.detectors import DETECTORS, TargetMass, measure, prompts, score_heads
 from induction_lens.files import atomic_folder
 from induction_lens.knockout import Method, checked_method
-from induction_lens.metrics import icl_per_sequence, per_token_loss
+from induction_lens.metrics import choose_positions, icl_per_sequence, per_token_loss
 from induction_lens.models import toy_weights, weights_hash
 from induction_lens.snapshots import Snapshot, list_snapshots, load
 from induction_lens.tokens import text_tokens
+from induction_lens.toy import ToyConfig
 from induction_lens.train import TrainingRun
-from induction_lens.trajectory import Trajectory
+from induction_lens.trajectory import TRAJECTORY, Trajectory
 
-TRAJECTORY, ABOUT, MEASURES = "trajectory.parquet", "point.json", "measures.safetensors"
+ABOUT, MEASURES = "point.json", "measures.safetensors"
 TRACKED, POINTS = "tracked", "points"
 """Folder of a run's measures, where they are kept with the run; and of the snapshots' in that."""
 SEQ_LEN = 512
@@ -59,8 +60,8 @@ def track(
     n_ablated: int = 64,
     n_examples: int = 10_000,
     methods: Sequence[Method | str] | None = None,
-    early: int = 50,
-    late: int = 500,
+    early: int | None = None,
+    late: int | None = None,
     window: int = 10,
     seed: int = 0,
     device: torch.device | str | None = None,
@@ -86,9 +87,10 @@ def track(
             at most all.
         methods: How to knock heads out; None: pattern-preserving in attention-only models (the
             paper's method), mean in others.
-        early: Position of the early token of the ICL score.
-        late: Position of the late token.
-        window: Positions averaged on each side of both.
+        early: Position of the early token of the ICL score; None: the paper's 50, or as the context
+            allows.
+        late: Position of the late token; None: the paper's 500, or as the context allows.
+        window: Positions averaged on each side of both; made smaller where there is no room.
         seed: Seed of the text, the prompts, the choice of tokens, and of resample ablation.
         device: Where to run; None picks CUDA if there is one, else the CPU.
         resume: Keep what was measured already; False measures everything again.
@@ -106,6 +108,8 @@ def track(
             run, of other text, or made with other options.
     """
     snapshots, points = snapshots_of(run), Path(out) / POINTS
+    length = _length(snapshots[0].config) if text is None else text.shape[1]
+    where = choose_positions(length, early=early, late=late, window=window)
     settings = _Settings(
         text=None if text is None else _digest(text),
         n_sequences=n_sequences if text is None else len(text),
@@ -113,9 +117,7 @@ def track(
         n_ablated=n_ablated,
         n_examples=n_examples,
         methods=_checked_methods(methods, attn_only=snapshots[0].config.attn_only),
-        early=early,
-        late=late,
-        window=window,
+        **dataclasses.asdict(where),
         seed=seed,
     )
     _tidy(Path(out), resume=resume)
@@ -179,8 +181,12 @@ def held_out_text(
     model: Any, *, n_sequences: int = N_SEQUENCES, seed: int = 0
 ) -> Int[Tensor, "sequence pos"]:
     """The text that `track` draws for a toy model where none is given."""
-    length = min(SEQ_LEN, model.toy_config.n_ctx)
+    length = _length(model.toy_config)
     return text_tokens(model, n_sequences=n_sequences, seq_len=length, seed=seed)
+
+
+def _length(config: ToyConfig) -> int:
+    return min(SEQ_LEN, config.n_ctx)
 
 
 def _draw(model: Any, text: Tensor | None, settings: _Settings) -> _Material:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 METADATA = b"induction_lens.trajectory"
+TRAJECTORY = "trajectory.parquet"
+"""Its file in a folder."""
 _ABOUT = ("name", "config", "seed", "early", "late", "window", "evaluation", "clamp")
 _TENSORS = (
     "steps",
@@ -90,6 +92,11 @@ class Trajectory:
     were measured on the same tokens, so that their numbers can be paired."""
     clamp: tuple[Mapping[str, Any], ...] = ()
     """What was held at zero while the run was trained: `Clamp.to_dict()` of each clamp."""
+
+    def __repr__(self) -> str:
+        """In one line: the run, its snapshots and tokens."""
+        n, last = len(self.steps), int(self.tokens_seen[-1])
+        return f"Trajectory({self.name}: {n} snapshots up to {last:,} tokens)"
 
     def strongest(self) -> Head:
         """The head with the highest induction score at the last snapshot."""
@@ -156,10 +163,14 @@ class Trajectory:
     def read(cls, path: str | Path) -> Trajectory:
         """Read what `save` wrote; `token_losses` come as float32 with float16's precision.
 
+        Args:
+            path: The file, or a folder with a `trajectory.parquet`, such as `track` writes to.
+
         Raises:
             ValueError: There is no such file, or it is no trajectory.
         """
-        table, about = _read_table(Path(path))
+        path = Path(path)
+        table, about = _read_table(path / TRAJECTORY if path.is_dir() else path)
         columns = {name: _from_arrow(table[name], shape) for name, shape in about["shapes"].items()}
         columns["token_losses"] = columns["token_losses"].float()
         fields: dict[str, Any] = {name: about[name] for name in _ABOUT}

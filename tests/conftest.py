@@ -6,6 +6,7 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import jaxtyping
 import pytest
 import torch
 
@@ -25,6 +26,14 @@ def implementation(request: pytest.FixtureRequest) -> str:
 def circuit(implementation):
     """The hand-set induction circuit, in each class."""
     return induction_circuit(implementation)
+
+
+@pytest.fixture
+def _as_users_call():
+    """Without the types that calls are checked against in tests: users have no such checks."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(autouse=True)

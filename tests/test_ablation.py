@@ -338,7 +338,7 @@ def test_donors_are_a_permutation_without_a_fixed_point():
         (dict(heads=["1.2", "1.2"]), "each head once"),
         (dict(method="meen"), "did you mean 'mean'"),
         (dict(late=23), r"late \+ window <= 22"),
-        (dict(heads=[f"1.{h}" for h in range(5)]), "pass n_controls=0"),
+        (dict(n_controls=-1), "n_controls of at least 0, got -1"),
         (dict(method="resample", reference=_sequences(n=1)), "at least two reference"),
         (dict(method="resample", reference=_sequences(n=3)), "a larger reference"),
         (
@@ -353,6 +353,21 @@ def test_bad_studies_are_refused(implementation, options, message):
     with pytest.raises(ValueError, match=message):
         ablation.ablate(model, arguments.pop("heads"), _sequences(), **arguments)
     assert _n_hooks(model) == 0
+
+
+def test_a_set_without_controls_is_studied_all_the_same(implementation):
+    model, sequences = _model(implementation), _sequences()
+    most = [f"1.{h}" for h in range(3)]  # of five: no other three are left
+    assert ablation.control_sets(model, most) == []
+    study = ablation.ablate(model, most, sequences, method="zero", early=4, late=17)
+    assert (study.controls, study.rank) == ((), None)
+    assert repr(study).endswith(f"effect {study.effect}, no controls")
+    other = ablation.ablate(model, most[:1], sequences, method="zero", early=4, late=17, window=2)
+    assert repr(other).splitlines() == [
+        "AblationStudy(1.0, zero, positions 4 and 17 ±2)",
+        f"  ICL score {other.clean}, without {other.ablated} nats",
+        f"  effect {other.effect}, rank {other.rank} of 5",
+    ]
 
 
 def test_mean_and_resample_need_a_reference(implementation):

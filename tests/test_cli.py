@@ -260,6 +260,12 @@ def test_reproduce_passes_its_options_on_and_says_what_came_of_it(
         (["report", "{models}/llama", "--method", "meen"], "did you mean 'mean'"),
         (["report", "{models}/llama", "--text", "{models}/none"], "which is not there"),
         (["report", "{models}/llama", "--late", "99"], "inside the model's context"),
+        (["report", "{models}/llama", "--threshold", "nan"], "a finite threshold, got nan"),
+        (
+            ["report", "{models}/llama", "--heads", "9.9", "--out", "{models}/llama/config.json"],
+            "expected a folder to write to",  # before anything is measured
+        ),
+        (["dynamics", "{models}/none", "--out", "{models}/text.txt"], "a folder to write to"),
         (["train", "--preset", "toy-9l"], "toy-2l"),
         (["train"], "either --preset or --all-presets"),
         (["train", "--preset", "toy-2l", "--all-presets"], "either --preset or --all-presets"),

@@ -9,7 +9,8 @@ from transformer_lens.head_detector import detect_head
 from induction_lens import detectors, tokens
 from induction_lens.detectors import target_mask
 from induction_lens.heads import Head
-from induction_lens.models import hook_name
+from induction_lens.metrics import per_token_loss
+from induction_lens.models import hook_name, streaming
 from induction_lens.toy import ToyConfig, build_toy, set_weights, toy_weights
 from tests.hf_folders import hugging_face_model
 
@@ -184,12 +185,24 @@ def test_previous_token_is_scored_on_text_where_there_is_some(circuit):
     assert on_random["0.2"] == pytest.approx(sum(1 / (q + 1) for q in range(2, 7)) / 5, abs=1e-5)
 
 
-MODELS = ["toy", "toy with MLPs", "gpt2", "llama", "neox"]
+MODELS = ["toy", "toy with MLPs", "no norms", "gpt2", "llama", "neox"]
+
+
+def _without_norms(implementation):
+    """As toys are often configured in TransformerLens."""
+    if implementation == "bridge":
+        pytest.skip("made from a configuration of HookedTransformer")
+    from transformer_lens import HookedTransformer
+
+    sizes = dict(n_layers=2, d_model=24, n_ctx=61, d_head=8, n_heads=3, d_vocab=53)
+    return HookedTransformer({**sizes, "attn_only": True, "normalization_type": None, "seed": 2})
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_copying_equals_a_loop_over_every_path(name, implementation):
-    if name.startswith("toy"):
+    if name == "no norms":
+        model = _without_norms(implementation)
+    elif name.startswith("toy"):
         model = _toy(implementation, attn_only=name == "toy")
     else:
         model = hugging_face_model(name)
@@ -213,7 +226,7 @@ def test_copying_equals_a_loop_over_every_path(name, implementation):
                 distinct = sorted(set(sequences[b, 1:].tolist()))
                 chances.append(1 / len(distinct))
                 for q in range(1, 12):
-                    scale = cache["ln_final.hook_scale"][b, q, 0]
+                    scale = 1.0 if name == "no norms" else cache["ln_final.hook_scale"][b, q, 0]
                     for k in range(1, q + 1):
                         group = head // (n_heads // value.shape[2])
                         written = value[b, k, group] @ model.W_O[layer, head]
@@ -297,8 +310,45 @@ def test_a_perfect_induction_head_reads_less_in_detect_head(circuit):
     assert theirs[1, 0].item() == pytest.approx(13 / 27, abs=2e-3)
 
 
+def test_a_model_without_norms_is_measured_like_any_other(implementation):
+    model = _without_norms(implementation)
+    sequences = tokens.repeated_random_tokens(model, n_tokens=7, n_sequences=3)
+    with streaming(model, sequences[:1]) as stream:
+        assert stream is not None
+    scores = detectors.score_heads(model, tokens=sequences)
+    patterns = _patterns(model, sequences)
+    marked = target_mask(sequences, "induction")
+    counted = marked.any(-1)
+    expected = (patterns * marked[:, None]).sum(-1)[:, :, :].transpose(2, 3)
+    expected = expected.permute(0, 3, 1, 2)[..., counted].mean(-1)
+    assert torch.allclose(scores["induction"].values, expected, atol=1e-6)
+    with torch.no_grad():
+        logits = model(sequences)[:, :-1]
+    losses = torch.nn.functional.cross_entropy(logits.mT, sequences[:, 1:], reduction="none")
+    assert torch.allclose(per_token_loss(model, sequences)[:, 1:], losses, atol=1e-5)
+
+
+def test_numbers_that_are_none_are_refused(implementation):
+    model = _toy(implementation)
+    weights = toy_weights(model)
+    with torch.no_grad():
+        kept = weights["blocks.1.attn.W_Q"].clone()
+        weights["blocks.1.attn.W_Q"][1, 0, 0] = math.nan
+    for names in (None, ["induction"], ["copying_weights"]):
+        with pytest.raises(ValueError, match=r"finite weights, got NaN .* in .*\.1\..*attn"):
+            detectors.score_heads(model, detectors=names)
+    with torch.no_grad():
+        weights["blocks.1.attn.W_Q"].copy_(kept)
+        weights["blocks.0.attn.W_V"].mul_(1e38)
+        weights["blocks.0.attn.b_V"].fill_(3e38)
+    with pytest.raises(ValueError, match="finite activations"):
+        detectors.score_heads(model, detectors=["copying"])
+
+
 def test_an_unknown_detector_names_the_closest():
     with pytest.raises(ValueError, match="did you mean 'induction'"):
         detectors.score_heads(_toy("bridge"), detectors=["inductoin"])
+    with pytest.raises(ValueError, match=r"got 'nothing'$"):
+        detectors.score_heads(_toy("bridge"), detectors=["nothing"])
     with pytest.raises(ValueError, match="got none"):
         detectors.score_heads(_toy("bridge"), detectors=[])

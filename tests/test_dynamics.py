@@ -311,6 +311,10 @@ def test_co_occurrence_of_exact_ramps():
     assert [both.lag.low, both.lag.high] == pytest.approx([both.lag.value] * 2, rel=1e-3)
     assert both.ratio.value == pytest.approx(icl / induction, rel=1e-4)
     assert both.n_snapshots == 7
+    for of, change in (("icl", both.icl), ("induction", both.induction)):
+        alone = phase_change(run, of=of, n_resamples=79)
+        assert change.p_value == alone.p_value
+        assert change.midpoints.equal(alone.midpoints)
     # ranks of ICL, falling: 3 ties, then one by one; of induction: one by one, then 3 ties
     ranks = [6, 6, 6, 4, 3, 2, 1], [1, 2, 3, 4, 6, 6, 6]
     expected = torch.corrcoef(torch.tensor(ranks, dtype=torch.float64))[0, 1].item()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -38,6 +39,16 @@ def test_bad_sets_of_heads_are_refused(heads, message):
         parse_heads(heads, n_layers=2, n_heads=7)
 
 
+@pytest.mark.usefixtures("_as_users_call")
+def test_heads_of_other_types():
+    for heads in (1.1, [1.1], 3, [None]):
+        with pytest.raises(ValueError, match=r"expected a head such as '1\.6' or \(1, 6\), got "):
+            parse_heads(heads, n_layers=2, n_heads=7)
+    one, six = np.array([1, 6])
+    assert parse_heads((one, six), n_layers=2, n_heads=7) == [Head(1, 6)]
+    assert type(Head.parse((one, six)).head) is int
+
+
 SCORES = HeadScores(
     "induction",
     torch.tensor([[0.1, 0.9, 0.4], [0.35, 0.2, 0.6]]),
@@ -72,6 +83,12 @@ def test_frames_carry_every_number():
     assert frame.columns.tolist() == ["layer", "head", "induction", "effect"]
     assert frame["effect"].tolist() == pytest.approx((-frame["induction"]).tolist())
     assert "0.35" in SCORES._repr_html_()
+    assert HeadScores("e", SCORES.values, unit="nats").to_frame()["effect"].max() == pytest.approx(
+        0.9
+    )
+    highest = "HeadScores(induction: 2 layers of 3 heads, highest 0.1 with 0.900)"
+    assert repr(SCORES) == highest
+    assert repr(table).splitlines()[:2] == ["ScoreTable", f"  {highest}"]
     assert "-0.35" in table._repr_html_()
 
 

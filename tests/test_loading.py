@@ -104,6 +104,18 @@ def test_a_name_that_the_hub_does_not_give_is_refused():
         il.load("nobody/no-such-model")
 
 
+@pytest.mark.parametrize("name", ["/no/such/folder", "./model", "~/model", "some/folder/model"])
+def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(name):
+    with pytest.raises(ValueError, match=f"the folder {name}, which does not exist"):
+        il.load(name)
+
+
+@pytest.mark.usefixtures("_as_users_call")
+def test_a_dtype_is_torchs():
+    with pytest.raises(ValueError, match=r"such as torch\.float16, got 'float16'"):
+        il.load("toy-1l", dtype="float16")
+
+
 class _AskedError(Exception):
     pass
 

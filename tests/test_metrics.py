@@ -8,7 +8,10 @@ import scipy.stats
 import torch
 
 from induction_lens import metrics
+from induction_lens.ablation import ablate, ablate_each_head
+from induction_lens.detectors import score_heads
 from induction_lens.metrics import Estimate, bootstrap_mean, icl_per_sequence, icl_score
+from induction_lens.models import check_weights
 from induction_lens.toy import ToyConfig, build_toy, toy_weights
 from tests.reference_model import induction_circuit
 
@@ -138,8 +141,69 @@ def test_nan_logits_name_the_layer_where_they_begin(implementation, weight, wher
     model = _toy(implementation)
     with torch.no_grad():
         toy_weights(model)[weight].fill_(math.nan)
+    tokens = torch.ones(2, 7, dtype=torch.long)
     with pytest.raises(ValueError, match=f"first appear in {where}"):
-        metrics.per_token_loss(model, torch.ones(2, 7, dtype=torch.long))
+        metrics.batch_loss(model, tokens)
+    with pytest.raises(ValueError, match="finite weights, got NaN or infinite ones in "):
+        metrics.per_token_loss(model, tokens)
+
+
+def test_a_sum_of_weights_that_overflows_is_no_error(implementation):
+    model = _toy(implementation)
+    with torch.no_grad():
+        toy_weights(model)["embed.W_E"].fill_(3e38)
+    check_weights(model)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "got"),
+    [
+        (torch.ones(2, 7), "torch.float32"),
+        ([[0, 1, 2]], "list"),
+        ("text", "str"),
+        (torch.ones(2, 7).numpy(), "ndarray"),
+    ],
+)
+@pytest.mark.usefixtures("_as_users_call")
+def test_what_is_no_tensor_of_ids_is_refused(tokens, got):
+    model, options = _toy("bridge"), {"early": 1, "late": 2, "progress": False}
+    for call in (
+        metrics.per_token_loss,
+        lambda model, tokens: score_heads(model, tokens=tokens),
+        lambda model, tokens: score_heads(model, text=tokens),
+        lambda model, tokens: ablate(model, "0.0", tokens, **options),
+        lambda model, tokens: ablate_each_head(model, tokens, **options),
+        lambda model, tokens: ablate(
+            model, "0.0", torch.ones(2, 7).long(), reference=tokens, **options
+        ),
+    ):
+        with pytest.raises(ValueError, match=f"a tensor of token ids, got {got}; pass torch"):
+            call(model, tokens)
+
+
+def test_ids_of_any_integer_type_are_read(implementation):
+    model, tokens = _toy(implementation), torch.arange(1, 15).view(2, 7)
+    expected = metrics.per_token_loss(model, tokens)
+    for dtype in (torch.int32, torch.int16):
+        losses = metrics.per_token_loss(model, tokens.to(dtype))
+        assert losses[:, 1:].equal(expected[:, 1:])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((torch.zeros(9), 1, 4), r"\[batch pos\], from per_token_loss, got \[9\]"),
+        ((torch.zeros(2, 9).numpy(), 1, 4), "got ndarray"),
+        ((torch.zeros(2, 9), 1.0, 4), "pass whole numbers"),
+        ((torch.zeros(2, 9), 1, 9), "use longer sequences"),
+        ((torch.zeros(2, 9), 0, 4), "position 0 has no loss"),
+        ((torch.zeros(2, 9), 5, 4), "the earlier position first"),
+    ],
+)
+@pytest.mark.usefixtures("_as_users_call")
+def test_the_remedy_fits_what_is_wrong_with_positions(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        icl_score(*arguments)
 
 
 def test_the_progress_bar_ends_where_the_work_does(capsys):

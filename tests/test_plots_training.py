@@ -12,6 +12,7 @@ import torch
 from induction_lens import plots
 from induction_lens.dynamics import LossDerivative, PhaseChange, loss_derivative, loss_pca
 from induction_lens.dynamics.change import Interval
+from induction_lens.plots.training import MODEL_COLORS
 from induction_lens.trajectory import Trajectory
 
 draw: Any = plots  # plotly's objects have attributes that type checkers do not know
@@ -127,8 +128,7 @@ def test_loss_curves_are_those_of_the_snapshots_after_step_0():
         centers, means, _ = plots.binned(run.loss_by_position[snapshot][None])
         assert list(trace.x) == pytest.approx(centers)
         assert list(trace.y) == pytest.approx(means)
-    assert figure.data[0].line.color == "#b9d2ee"
-    assert figure.data[1].line.color == "#123f7d"
+    assert [trace.line.color for trace in figure.data] == [plots.CONTROL, plots.CLEAN]
 
 
 def test_the_map_of_the_derivative_has_a_cell_for_each_bin_and_snapshot():
@@ -156,7 +156,20 @@ def test_pca_paths_are_large_inside_the_window():
     assert list(figure.data[0].marker.size) == [4, 10, 10, 4]  # at 0, 10, 100 and 1000 tokens
     assert list(figure.data[2].marker.size) == [4, 4, 4, 4]
     assert [trace.showlegend for trace in figure.data] == [True, False, True]
+    other = draw.pca_paths(pca, {"none of these": NONE, **changes}, models=["one", "one", "two"])
+    colors = [trace.line.color for trace in other.data]
+    assert colors == [MODEL_COLORS[n] for n in (1, 1, 2)]
     assert f"{pca.explained[0]:.0%}" in figure.layout.xaxis.title.text
+
+
+def test_long_names_are_broken_between_words():
+    name = "2 layers, K-composition cut until step 800"
+    rows = draw.window_chart({name: FOUND, "<i>": NONE}, last=1000.0).layout.yaxis
+    assert list(rows.tickvals) == [name, "<i>"]
+    assert list(rows.ticktext) == [
+        "2 layers,<br>K-composition cut<br>until step 800",
+        "&lt;i&gt;",
+    ]
 
 
 def test_the_chart_of_windows_has_onset_midpoint_and_end_or_says_that_there_are_none():

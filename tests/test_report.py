@@ -21,14 +21,13 @@ from induction_lens.cli.models import report_command
 from induction_lens.detectors import score_heads
 from induction_lens.heads import Head, HeadScores, ScoreTable
 from induction_lens.loading import zoo, zoo_names
-from induction_lens.metrics import Estimate, per_token_loss
+from induction_lens.metrics import Estimate, Positions, per_token_loss
 from induction_lens.report import Example, card, evaluation, page, report, words
 from induction_lens.report.evaluation import (
     Data,
-    Positions,
-    choose_positions,
     evaluation_data,
     example_of,
+    positions_and_notes,
 )
 from induction_lens.toy import ToyConfig, build_toy
 from tests.hf_folders import D_VOCAB, tiny_tokenizer
@@ -245,7 +244,7 @@ def test_without_a_tokenizer_losses_are_on_repeated_random_tokens(of_circuit):
     ],
 )
 def test_positions_are_the_papers_where_they_fit(seq_len, options, expected, said):
-    positions, notes = choose_positions(seq_len, **options)
+    positions, notes = positions_and_notes(seq_len, **options)
     assert dataclasses.astuple(positions) == expected
     assert bool(notes) == said
     assert all(f"positions {expected[0]} and {expected[1]}" in note for note in notes)
@@ -318,7 +317,7 @@ def test_a_context_too_short_for_anything_is_refused():
     with pytest.raises(ValueError, match="three copies of random tokens"):
         evaluation_data(_toy(tokenizer=False, n_ctx=5))
     with pytest.raises(ValueError, match="longer context"):
-        choose_positions(2)
+        positions_and_notes(2)
 
 
 def test_a_file_in_the_way_is_refused(found, tmp_path):
@@ -355,10 +354,10 @@ def _study(value: float, low: float, high: float, *, rank: int | None, n: int = 
     [
         (
             _study(0.25, 0.1, 0.4, rank=1, n=3),
-            "than without any of the 3 control",
+            "and none of the 3 control sets weakens it as much",
             "50% of it",
         ),
-        (_study(0.25, 0.1, 0.4, rank=1, n=1), "than without the one control set", "50% of it"),
+        (_study(0.25, 0.1, 0.4, rank=1, n=1), "the one control set weakens it less", "50% of it"),
         (_study(0.25, 0.1, 0.4, rank=3, n=4), "more without 2 of the 4 control sets", "50% of it"),
         (_study(0.25, 0.1, 0.4, rank=None), "no control to compare to", "50% of it"),
         (_study(0.25, -0.1, 0.4, rank=1, n=3), "does not tell this change from none", ""),

@@ -137,6 +137,7 @@ def test_the_default_source_is_the_held_out_standard_library():
         (dict(source=TEXT, n_sequences=1000, seq_len=32), "text for 1000 sequences of 32"),
         (dict(source=TEXT, seq_len=129), r"seq_len from 2 to 128 \(the model's context\), got 129"),
         (dict(source=TEXT, seq_len=1), "seq_len from 2"),
+        (dict(source=TEXT, n_sequences=0), "at least one sequence, got n_sequences=0"),
         (dict(source="no/such-dataset-here"), "a Hugging Face dataset with a 'text' column"),
         (dict(source=TEXT, seq_len=32, short_documents="pad"), "'pack' or 'drop', got 'pad'"),
     ],

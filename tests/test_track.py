@@ -137,6 +137,16 @@ def test_every_point_is_what_measuring_the_snapshot_gives(run, tracked):
     assert (trajectory.scores["previous_token"][-1] != trajectory.scores["previous_token"][0]).all()
 
 
+def test_a_short_context_has_positions_of_its_own(run, tmp_path):
+    options = {**OPTIONS, "methods": ["zero"], "early": None, "late": None, "window": 10}
+    found = track(_only(run, 3), out=tmp_path, **options)
+    assert (found.early, found.late, found.window) == (4, 33, 3)
+    losses = per_token_loss(snapshots.load(run.snapshots[3], device="cpu"), TEXT, progress=False)
+    expected = losses[:, 30:37].mean(1) - losses[:, 1:8].mean(1)
+    assert torch.allclose(found.icl[0], expected, atol=1e-6)
+    assert _differences(track(_only(run, 3), out=tmp_path, **options), found) == []
+
+
 def test_training_loss_is_that_of_the_last_batch_before_the_snapshot(run, tracked):
     assert tracked[0].training_loss[0].isnan()
     for point, step in enumerate(STEPS[1:], start=1):
@@ -203,7 +213,9 @@ def test_models_with_mlps_are_ablated_by_the_mean(tmp_path):
 
 def test_a_trajectory_comes_back_from_its_file(tracked, tmp_path):
     trajectory, out = tracked
-    assert _differences(Trajectory.read(out / "trajectory.parquet"), trajectory) == []
+    for path in (out / "trajectory.parquet", out):
+        assert _differences(Trajectory.read(path), trajectory) == []
+    assert repr(trajectory) == "Trajectory(a_run: 4 snapshots up to 666 tokens)"
     values = torch.linspace(0, 18.7, 4 * 5).view(4, 5)
     exact = Trajectory(**{**vars(trajectory), "token_losses": values, "smear": None})
     exact.save(tmp_path / "new" / "t.parquet")

@@ -257,6 +257,13 @@ def test_one_model_has_a_page_of_its_own(runs):
     assert never.summary.startswith("1 layer: no phase change (")
     assert changed.orders == ()
     assert "Argument 2" not in changed.to_html()
+    nothing = "No run changes in both, so there is nothing to compare."
+    assert nothing in never.to_html()
+    assert nothing not in changed.to_html()
+    assert repr(never) == f"TrainingReport: {never.headline}\n\n{never.summary}"
+    score = f"mean loss at position {runs[1].late} minus that at {runs[1].early}"
+    window = f", ±{runs[1].window}" if runs[1].window else ""
+    assert words.captions(changed)["icl"].startswith(f"ICL score: {score}{window}, on held-out")
 
 
 def test_a_run_that_was_never_measured_is_measured_once(tmp_path, monkeypatch):
@@ -306,11 +313,10 @@ def test_models_measured_on_other_tokens_are_left_out_where_tokens_are_paired(ru
     assert paths == {model: curves[model] for model in compared}
     alone = find([TrackedRun(other)], n_resamples=60)
     assert str(found.by_label("2 layers").icl_change) == str(alone.models[0].icl_change)
-    texts = words.captions(found)
-    changed = {name for name, text in texts.items() if text != words.CAPTIONS[name]}
-    assert changed == {"pca", "orders"}
+    texts, own = words.captions(found), words.captions(alone)
+    assert {name for name in texts if texts[name] != own[name]} == {"pca", "orders"}
     assert texts["pca"].endswith(" Left out, as measured on other tokens: 2 layers.")
-    assert words.captions(alone) == words.CAPTIONS
+    assert own["pca"] == words.CAPTIONS["pca"]
     card = dict(words.card(found))
     assert card["Held-out text of 2 layers"].startswith("5 sequences of 19 tokens, 7 of them")
     assert card["Held-out text of 1 layer; 2 layers, smeared keys"].endswith("SHA-256 ours")

@@ -20,9 +20,11 @@ from induction_lens.cli.common import (
     print_wrapped,
 )
 from induction_lens.detectors import DETECTORS, score_heads
+from induction_lens.files import output_folder
 from induction_lens.heads import Head, ScoreTable
 from induction_lens.knockout import METHODS
 from induction_lens.loading import load, zoo
+from induction_lens.metrics import Estimate
 from induction_lens.report import Report, report, words
 from induction_lens.report.evaluation import N_SEQUENCES
 
@@ -80,6 +82,7 @@ def report_command(
     - `induction-lens report ./my-model --text ./my-texts --heads 5.1,5.5`
     """
     with for_users():
+        folder = output_folder(Path(f"{Path(model).name}-report") if out is None else out)
         found = report(
             load(model, device=device),
             text=_sources(text),
@@ -93,7 +96,7 @@ def report_command(
             late=late,
             window=window,
         )
-        page = found.save(Path(f"{Path(model).name}-report") if out is None else out)
+        page = found.save(folder)
     if as_json:
         print_json({"page": str(page), **found.to_dict()})
         return
@@ -155,7 +158,7 @@ def zoo_command(as_json: JsonOption = False) -> None:
                 row["name"],
                 f"{row['training_tokens'] / 1e6:.1f}M",
                 f"{row['held_out_loss']:.2f}",
-                f"{row['icl_score']:+.2f} [{row['icl_low']:+.2f}, {row['icl_high']:+.2f}]",
+                words.nats(Estimate(row["icl_score"], row["icl_low"], row["icl_high"], 0)),
                 row["description"],
             ]
             for row in records

@@ -17,6 +17,7 @@ from induction_lens.cli.common import (
     print_table,
     print_wrapped,
 )
+from induction_lens.files import output_folder
 from induction_lens.presets import PHASE_PRESETS, PRESETS, train_preset
 from induction_lens.reproduce import make_runs, reproduce
 from induction_lens.training_report import TrainingReport, training_report, words
@@ -88,8 +89,9 @@ def train_command(
     if as_json:
         print_json(result)
         return
+    steps = "1 step" if run.n_steps == 1 else f"{run.n_steps} steps"
     print(
-        f"Trained {preset} for {run.n_steps} steps, {run.tokens_seen:,} tokens; training loss "
+        f"Trained {preset} for {steps}, {run.tokens_seen:,} tokens; training loss "
         f"{result['last_loss']:.3f} nats.\nThe model: {result['model']}\n"
         f"Next: induction-lens report {result['model']}"
     )
@@ -123,6 +125,7 @@ def dynamics_command(
     with for_users():
         if shipped == bool(runs):
             raise ValueError("expected either folders of runs or --shipped; give one of them")
+        output_folder(out)
         found = training_report(runs or None)
         page = found.save(out)
     _print_findings(found, page, as_json=as_json)
@@ -155,6 +158,7 @@ def reproduce_command(
     - `induction-lens reproduce --out phase`
     """
     with for_users():
+        output_folder(out)
         found = reproduce(out, quick=quick, processes=processes)
     _print_findings(found, out / "index.html", as_json=as_json)
 

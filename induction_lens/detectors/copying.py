@@ -51,7 +51,6 @@ class CopyingMass:
         self._all = torch.zeros(sizes, dtype=torch.float64)
         self._distinct = torch.zeros(len(tokens), dtype=torch.float64)
         self._pending: list[tuple[Tensor, Tensor]] = []
-        self._scale = torch.empty(0)
 
     @property
     def last_hook(self) -> None:
@@ -67,7 +66,10 @@ class CopyingMass:
         self._readout = self._W_U[:, sample].transpose(0, 1) * kept[:, None, :]
         self._source = source
         self._pending = []
-        hooks: list[tuple[str, HookFunction]] = [(FINAL_SCALE, self._keep_scale)]
+        hooks: list[tuple[str, HookFunction]] = []
+        self._scale = torch.ones(tokens.shape, device=tokens.device)  # of models without norms
+        if FINAL_SCALE in self._model.hook_dict:
+            hooks.append((FINAL_SCALE, self._keep_scale))
         for layer in range(self._shape.n_layers):
             on_value, on_pattern = self._layer_hooks(layer)
             hooks += [(hook_name("v", layer), on_value), (hook_name("pattern", layer), on_pattern)]

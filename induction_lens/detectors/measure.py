@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from induction_lens.models import (
     HookFunction,
     Model,
     batch_size_for,
-    check_tokens,
+    checked_tokens,
     device_of,
     installed,
     run_until,
@@ -54,7 +55,7 @@ def measure(
     progress: str | None = None,
 ) -> None:
     """Run the model once over the tokens, and let every measure look."""
-    check_tokens(model, tokens)
+    tokens = checked_tokens(model, tokens)
     batch_size = batch_size or batch_size_for(model, tokens.shape[1])
     ends = [taken.last_hook for taken in measures]
     last = ends[0] if len(set(ends)) == 1 else None
@@ -74,7 +75,14 @@ def ratio_and_error(
     """`sum(part) / sum(whole)` over sequences, and its standard error (ratio estimator).
 
     Zero where the whole is zero: a head that attends to nothing but BOS scores 0, not NaN.
+
+    Raises:
+        ValueError: if a sum is not finite, as activations in half precision may not be.
     """
+    if not (torch.isfinite(part).all() and torch.isfinite(whole).all()):
+        raise ValueError(
+            "expected finite activations, got NaN or infinite ones; load the model in float32"
+        )
     whole = whole.expand_as(part)
     total = whole.sum(-1)
     safe = total.where(total > 0, 1.0)

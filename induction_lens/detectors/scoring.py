@@ -15,7 +15,7 @@ from induction_lens.detectors.copying import CopyingMass, copying_from_weights
 from induction_lens.detectors.measure import Measure, measure
 from induction_lens.detectors.streaming import measure_streaming
 from induction_lens.heads import HeadScores, ScoreTable
-from induction_lens.models import Model, ordinary_ids, shape
+from induction_lens.models import Model, check_weights, checked_tokens, ordinary_ids, shape
 from induction_lens.tokens import repeated_random_tokens, shuffled
 
 Detector = Literal["previous_token", "induction", "duplicate_token", "copying", "copying_weights"]
@@ -58,12 +58,13 @@ def score_heads(
         progress: show progress bars on stderr for what takes over two seconds.
 
     Raises:
-        ValueError: for an unknown detector, tokens that the model cannot read, or a model or
-            detector that streaming cannot serve.
+        ValueError: for an unknown detector, tokens that the model cannot read, weights or scores
+            that are not finite, or a model or detector that streaming cannot serve.
     """
     names = _checked(detectors, attention)
-    if tokens is None:
-        tokens = prompts(model, seed=seed)
+    tokens = prompts(model, seed=seed) if tokens is None else checked_tokens(model, tokens)
+    text = None if text is None else checked_tokens(model, text)
+    check_weights(model)
     on_text = text is not None and "previous_token" in names
     by_attention: list[AttentionDetector] = [
         name
@@ -146,10 +147,10 @@ def _checked(detectors: Sequence[str] | None, attention: str) -> list[Detector]:
         raise ValueError(f"expected at least one of {', '.join(DETECTORS)}, got none")
     for name in detectors:
         if name not in DETECTORS:
-            [close] = difflib.get_close_matches(name, DETECTORS, n=1, cutoff=0.0)
+            close = difflib.get_close_matches(name, DETECTORS, n=1)
             raise ValueError(
-                f"expected a detector out of {', '.join(DETECTORS)}, got {name!r}; "
-                f"did you mean {close!r}?"
+                f"expected a detector out of {', '.join(DETECTORS)}, got {name!r}"
+                + "".join(f"; did you mean {detector!r}?" for detector in close)
             )
     if attention == "streaming" and "copying" in detectors:
         raise ValueError(

@@ -22,7 +22,7 @@ from induction_lens.models import (
     Model,
     Stream,
     batch_size_for,
-    check_tokens,
+    checked_tokens,
     device_of,
     streaming,
 )
@@ -43,7 +43,7 @@ def measure_streaming(
 
     Returns whether it was run: not where the model cannot be taken apart (`models.streaming`).
     """
-    check_tokens(model, tokens)
+    tokens = checked_tokens(model, tokens)
     with streaming(model, tokens[:1].to(device_of(model))) as stream:
         if stream is None:
             return False

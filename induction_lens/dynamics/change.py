@@ -161,7 +161,8 @@ def phase_change(
     _check(runs, of=of, confidence=confidence, n_resamples=n_resamples)
     of = "icl" if of == "icl" else "induction"
     curves = [_Curve.read(run, of) for run in runs]
-    generator = torch.Generator().manual_seed(seed)
+    # text and prompts are resampled independently of each other: see `co_occurrence`
+    generator = torch.Generator().manual_seed(seed + (of == "induction"))
     tests = [
         abruptness(c.mean(), c.search, n_simulations=n_resamples, generator=generator)
         for c in curves

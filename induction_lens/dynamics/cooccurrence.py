@@ -77,7 +77,7 @@ def co_occurrence(
     """
     options = {"confidence": confidence, "n_resamples": n_resamples}
     icl = phase_change(trajectory, of="icl", seed=seed, **options)
-    induction = phase_change(trajectory, of="induction", seed=seed + 1, **options)
+    induction = phase_change(trajectory, of="induction", seed=seed, **options)
     if not (icl.midpoint and icl.onset and icl.end):
         return CoOccurrence(icl, induction, None, None, None, 0)
     if not (induction.midpoint and induction.onset and induction.end):

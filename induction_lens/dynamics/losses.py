@@ -134,7 +134,7 @@ class ModelOrder:
         return frame.join(ranks)
 
 
-def loss_pca(trajectories: Sequence[Trajectory]) -> LossPCA:
+def loss_pca(trajectories: Sequence[Trajectory] | Trajectory) -> LossPCA:
     """Project the per-token loss vectors of all snapshots of all runs on one plane.
 
     A snapshot counts as much as any other: runs with many snapshots, and parts of training where
@@ -142,7 +142,7 @@ def loss_pca(trajectories: Sequence[Trajectory]) -> LossPCA:
     `explained` says how much is inside.
 
     Args:
-        trajectories: runs measured on the same tokens, step 0 included.
+        trajectories: runs measured on the same tokens, step 0 included; or one run.
 
     Raises:
         ValueError: if there is no run, the runs were not measured on the same tokens, or there are
@@ -150,6 +150,8 @@ def loss_pca(trajectories: Sequence[Trajectory]) -> LossPCA:
     """
     from sklearn.decomposition import PCA
 
+    if isinstance(trajectories, Trajectory):
+        trajectories = [trajectories]
     examples = {(run.evaluation, run.token_losses.shape[1]) for run in trajectories}
     n_snapshots = sum(len(run.steps) for run in trajectories)
     if len(examples) != 1 or n_snapshots < 3:

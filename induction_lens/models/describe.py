@@ -168,13 +168,20 @@ def positions_for(model: Model) -> int:
     return (4 if on_cpu else 256) * 2**20 // (4 * width)
 
 
-def check_tokens(model: Model, tokens: Int[Tensor, "batch pos"]) -> None:
-    """Check that the model can read these tokens.
+def checked_tokens(model: Model, tokens: Any) -> Int[Tensor, "batch pos"]:
+    """Sequences that the model can read, as int64.
 
     Raises:
-        ValueError: if there are none, they are longer than the context, or an id is out of range.
+        ValueError: if they are no tensor of ids, there are none, they are longer than the context,
+            or an id is out of range.
     """
     sizes = shape(model)
+    if not isinstance(tokens, Tensor) or tokens.is_floating_point() or tokens.is_complex():
+        got = f"{tokens.dtype}" if isinstance(tokens, Tensor) else type(tokens).__name__
+        raise ValueError(
+            f"expected a tensor of token ids, got {got}; pass torch.tensor(ids) of shape "
+            "[batch pos], with BOS at position 0, or see text_tokens"
+        )
     if tokens.ndim != 2 or tokens.numel() == 0:
         raise ValueError(
             f"expected tokens of shape [batch pos], at least one of each, got "
@@ -191,6 +198,22 @@ def check_tokens(model: Model, tokens: Int[Tensor, "batch pos"]) -> None:
             f"expected token ids from 0 to {sizes.d_vocab - 1}, got ids from {low} to {high}; "
             "use the tokenizer that belongs to the model"
         )
+    return tokens.long()
+
+
+def check_weights(model: Model) -> None:
+    """Check that a model's weights are numbers: an attention pattern may hide that they are not.
+
+    Raises:
+        ValueError: if one is NaN or infinite.
+    """
+    for name, weight in untyped(model).named_parameters():
+        # a sum takes a tenth of the time, but may overflow
+        if not torch.isfinite(weight.detach().sum()) and not torch.isfinite(weight).all():
+            raise ValueError(
+                f"expected finite weights, got NaN or infinite ones in {name}; train or load the "
+                "model anew, in float32 if it was in half precision"
+            )
 
 
 def first_nan_layer(model: Model, tokens: Int[Tensor, "batch pos"]) -> str:
@@ -215,10 +238,11 @@ def first_nan_layer(model: Model, tokens: Int[Tensor, "batch pos"]) -> str:
 def norm_weight(model: Model, layer: int | None) -> Tensor | None:
     """The scale of the norm before a layer's attention (None: of the final norm).
 
-    None where the norm has no weight. Where it was folded into the next matrix it is all ones.
+    None where the norm has no weight, or there is no norm. Where it was folded into the next
+    matrix it is all ones.
     """
     module = untyped(model)
-    norm = module.ln_final if layer is None else module.blocks[layer].ln1
+    norm = getattr(module, "ln_final", None) if layer is None else module.blocks[layer].ln1
     weights = (getattr(norm, name, None) for name in ("w", "weight"))
     return next((weight for weight in weights if isinstance(weight, Tensor)), None)
 

@@ -42,10 +42,9 @@ def check_device(device: torch.device | str | None) -> None:
     try:
         torch.empty(0, device=device)
     except (AssertionError, NotImplementedError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
         raise ValueError(
-            f"expected a device that is here, such as cpu, cuda or mps, got {str(device)!r} "
-            f"({reason}); leave it out for the best there is"
+            f"expected a device that is here, such as cpu, cuda or mps, got {str(device)!r}, which "
+            "torch does not know or has none of here; leave it out for the best there is"
         ) from error
 
 

@@ -63,6 +63,8 @@ def load_pretrained(
     folder = Path(name)
     if folder.exists():
         return _load_folder(folder, device=device, dtype=dtype)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:  # none on the hub
+        raise ValueError(f"expected a model, got the folder {name}, which does not exist")
     try:
         if HAS_HOOKED_TRANSFORMER and is_official_name(name):
             with _quiet():

@@ -264,7 +264,8 @@ class Stream:
         self, residual: Float[Tensor, "batch read_pos d_model"]
     ) -> Float[Tensor, "batch read_pos d_model"]:
         """What is unembedded."""
-        return self._model.ln_final(residual)
+        norm = getattr(self._model, "ln_final", None)  # not in models without norms
+        return residual if norm is None else norm(residual)
 
     def losses(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch predicted_pos"]:
         """The losses, in nats, of the tokens at positions 1 and later."""

@@ -171,3 +171,9 @@ def translucent(color: str) -> str:
     """A colour written as `#rrggbb`, for areas that others shine through."""
     red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red}, {green}, {blue}, 0.16)"
+
+
+def between(first: str, second: str, share: float) -> str:
+    """A colour between two, all written as `#rrggbb`."""
+    pairs = [(int(first[i : i + 2], 16), int(second[i : i + 2], 16)) for i in (1, 3, 5)]
+    return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in pairs)

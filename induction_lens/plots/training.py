@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,10 +21,12 @@ from induction_lens.dynamics.change import short
 from induction_lens.heads import Head
 from induction_lens.plots.results import binned
 from induction_lens.plots.style import (
+    CLEAN,
     CONTROL,
     DIVERGING,
     SEQUENTIAL,
     add_estimate,
+    between,
     new_figure,
     plain,
     translucent,
@@ -144,7 +147,7 @@ def effects_over_training(
 
 
 def loss_curves(run: Trajectory, *, n_curves: int = 9) -> go.Figure:
-    """Loss by token position (log scale) at moments spread over training, later ones darker."""
+    """Loss by token position (log scale) at moments spread over training, from grey to blue."""
     import plotly.graph_objects as go
 
     trained = [i for i, seen in enumerate(run.tokens_seen.tolist()) if seen > 0]
@@ -161,7 +164,7 @@ def loss_curves(run: Trajectory, *, n_curves: int = 9) -> go.Figure:
                 y=mean,
                 name=seen,
                 mode="lines",
-                line={"color": _between("#b9d2ee", "#123f7d", share), "width": 1.8},
+                line={"color": between(CONTROL, CLEAN, share), "width": 1.2 + share},
                 hovertemplate=f"{seen} tokens, position %{{x:.0f}}: %{{y:.3f}} nats<extra></extra>",
             )
         )
@@ -273,6 +276,8 @@ def window_chart(changes: Changes, *, last: float, order: Sequence[str] | None =
     # the kind of axis and its range are said: where no model changes, there is no data to tell
     figure.update_yaxes(type="category", categoryorder="array", categoryarray=names[::-1])
     figure.update_yaxes(range=[-0.5, len(names) - 0.5], showgrid=False)
+    narrow = ["<br>".join(map(plain, wrap(name, 18, break_on_hyphens=False))) for name in names]
+    figure.update_yaxes(tickmode="array", tickvals=names, ticktext=narrow)
     return figure
 
 
@@ -389,9 +394,3 @@ def _edges(seen: Float[Tensor, " snapshot"]) -> list[float]:
     middle = (logs[1:] + logs[:-1]) / 2
     first, last = 2 * logs[0] - middle[0], 2 * logs[-1] - middle[-1]
     return torch.cat([first[None], middle, last[None]]).exp().tolist()
-
-
-def _between(first: str, second: str, share: float) -> str:
-    """A colour between two, both written as `#rrggbb`."""
-    pairs = [(int(first[i : i + 2], 16), int(second[i : i + 2], 16)) for i in (1, 3, 5)]
-    return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in pairs)

@@ -17,9 +17,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from induction_lens.heads import Head
+from induction_lens.metrics import EARLY, LATE, Positions, choose_positions
 from induction_lens.models import (
     Model,
-    check_tokens,
+    checked_tokens,
     device_of,
     installed,
     keep,
@@ -33,20 +34,7 @@ from induction_lens.tokens import Source, repeated_random_tokens, text_tokens
 
 N_SEQUENCES = 256
 SEQ_LEN = 512
-EARLY, LATE = 50, 500  # the paper's positions
 PASSAGE = 56  # tokens of the passage that is shown
-
-
-@dataclass(frozen=True)
-class Positions:
-    """Where the ICL score is taken."""
-
-    early: int
-    """Position of the early token."""
-    late: int
-    """Position of the late token."""
-    window: int
-    """Positions on each side of both for the windowed score."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +72,11 @@ def evaluation_data(
         raise ValueError(
             f"expected at least 2 sequences, got {n_sequences}; an interval needs more than one"
         )
-    choose = partial(choose_positions, early=early, late=late, window=window)
+    choose = partial(positions_and_notes, early=early, late=late, window=window)
     if isinstance(text, Tensor):
-        check_tokens(model, text)
+        text = checked_tokens(model, text)
         positions, notes = choose(text.shape[1])
-        return Data(text.long(), True, "token sequences passed by the caller", positions, notes)
+        return Data(text, True, "token sequences passed by the caller", positions, notes)
     seq_len = min(shape(model).n_ctx, max(SEQ_LEN, (late or 0) + window + 1))
     if text is None and tokenizer_of(model) is None:
         return _random_data(model, seq_len, n_sequences, seed, choose)
@@ -97,7 +85,7 @@ def evaluation_data(
     return Data(tokens, True, _about(text), positions, notes)
 
 
-def choose_positions(
+def positions_and_notes(
     seq_len: int,
     *,
     early: int | None = None,
@@ -105,49 +93,20 @@ def choose_positions(
     window: int = 10,
     copy: int | None = None,
 ) -> tuple[Positions, tuple[str, ...]]:
-    """Where to take the ICL score on sequences of a length: the paper's positions where they fit.
-
-    Args:
-        seq_len: tokens in a sequence, BOS included.
-        early: position of the early token; None chooses.
-        late: position of the late token; None chooses.
-        window: positions on each side of both; made smaller where there is no room.
-        copy: on repeated random tokens, the length of a copy: `early` must lie in the first.
-
-    Returns:
-        The positions, and sentences about how they differ from the paper's.
+    """What `choose_positions` chooses, and sentences about how that differs from the paper's.
 
     Raises:
         ValueError: if the positions asked for do not fit.
     """
-    last = seq_len - 1
-    room = last if copy is None else copy
-    if room < 2 or window < 0:
-        raise ValueError(
-            f"expected at least 3 tokens in a sequence and window >= 0, got {seq_len} and "
-            f"{window}; use a model with a longer context"
-        )
-    window = min(window, room // 10)
-    at_late = late if late is not None else (LATE if last >= LATE + window else last - window)
-    if early is not None:
-        at_early = early
-    else:
-        wanted = EARLY if at_late == LATE else at_late // 10
-        at_early = max(1 + window, min(wanted, room - window))
-    if not 1 <= at_early - window <= at_early < at_late <= last - window:
-        raise ValueError(
-            f"expected positions with 1 + window <= early < late <= {last} - window, got "
-            f"early={at_early}, late={at_late}, window={window} on sequences of {seq_len} tokens; "
-            "choose positions inside the model's context"
-        )
-    notes = ()
-    if early is None and late is None and (at_early, at_late) != (EARLY, LATE):
-        notes = (
-            f"Sequences of {seq_len} tokens have no room for the paper's positions {EARLY} and "
-            f"{LATE}, so the ICL score compares positions {at_early} and {at_late}"
-            f" (windows of ±{window}).",
-        )
-    return Positions(at_early, at_late, window), notes
+    at = choose_positions(seq_len, early=early, late=late, window=window, copy=copy)
+    if early is not None or late is not None or (at.early, at.late) == (EARLY, LATE):
+        return at, ()
+    note = (
+        f"Sequences of {seq_len} tokens have no room for the paper's positions {EARLY} and "
+        f"{LATE}, so the ICL score compares positions {at.early} and {at.late}"
+        f" (windows of ±{at.window})."
+    )
+    return at, (note,)
 
 
 def example_of(model: Model, head: Head, data: Data) -> Example:

@@ -44,6 +44,7 @@ def render(found: Findings) -> str:
     return html.render(
         "report.html",
         headline=words.headline(found),
+        studied=words.heads_text(found.studied),
         found=found,
         summary=words.summary(found),
         figures_of_merit=_figures_of_merit(found),

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -90,6 +91,10 @@ class Report(Findings):
         write_text(folder / "index.html", self.to_html())
         return folder / "index.html"
 
+    def __repr__(self) -> str:
+        """The result in plain words."""
+        return f"Report: {self.headline}\n\n{self.summary}"
+
     def _repr_html_(self) -> str:
         return framed(self.to_html(), self.headline)
 
@@ -132,6 +137,8 @@ def report(
     Raises:
         ValueError: for heads, methods, positions or text that do not fit the model.
     """
+    if not math.isfinite(threshold):
+        raise ValueError(f"expected a finite threshold, got {threshold}; 0.3 is the usual one")
     methods = _checked_methods(methods)
     named = _named(model, heads)
     positions = {"early": early, "late": late, "window": window}
@@ -144,9 +151,7 @@ def report(
         possible = n_possible_controls(model, studied)
         options = {"seed": seed, "progress": progress}
         stage(f"knocking out {' '.join(map(str, studied))}")
-        windowed = _studies(
-            model, studied, data, methods, n_controls=min(n_controls, possible), **options
-        )
+        windowed = _studies(model, studied, data, methods, n_controls=n_controls, **options)
         stage("knocking out each head alone")
         swept = _swept(model, data)
         effects = _each_head(model, data, swept, **options)

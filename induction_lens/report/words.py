@@ -45,8 +45,8 @@ def notes_on_controls(studied: Sequence[Head], asked: int, possible: int) -> tup
         )
     sets = "one control set" if possible == 1 else f"{possible} control sets"
     return (
-        f"Only {sets} of the {asked} asked for: there {'is' if possible == 1 else 'are'} no more "
-        f"sets with as many heads in each layer as {heads_text(studied)}.",
+        f"Only {sets} of the {asked} asked for: no other has as many heads in each layer as "
+        f"{heads_text(studied)}.",
     )
 
 
@@ -90,8 +90,10 @@ def verdict(study: AblationStudy) -> str:
     if study.rank is None:
         return f"{weaker}, with no control to compare to"
     if study.rank == 1:
-        sets = "the one control set" if n == 1 else f"any of the {n} control sets"
-        return f"{weaker}, by more than without {sets}"
+        one = "the one control set weakens it less"
+        return f"{weaker}, and " + (
+            one if n == 1 else f"none of the {n} control sets weakens it as much"
+        )
     return f"{weaker}, but as much or more without {study.rank - 1} of the {n} control sets"
 
 
@@ -165,6 +167,9 @@ def _about_each_head(found: Findings) -> str:
     sem, n = found.effects.sem, found.n_sweep
     margin = math.inf if sem is None else Z95 * float(sem[head.layer, head.head])
     effect = nats(Estimate(value, value - margin, value + margin, n))
+    study = found.windowed.get("mean")
+    if study is not None and study.heads == (head,) and n == len(found.tokens):
+        effect = nats(study.effect)  # the same knock-out on the same sequences has one interval
     which = ", an induction head," if head in found.heads else ""
     where = f" on the first {n} sequences" if n < len(found.tokens) else ""
     return (

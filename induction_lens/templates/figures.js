@@ -11,6 +11,7 @@
     },
   };
   const dark = matchMedia("(prefers-color-scheme: dark)");
+  const ink = ["#12151b", "#e4e7ec"];
   const config = { displayModeBar: false };
   const drawn = new Map();
 
@@ -20,6 +21,10 @@
     drawn.set(place, figure);
     const scale = figure.layout.meta && figure.layout.meta.scale;
     if (scale) figure.layout.coloraxis.colorscale = scales[dark.matches ? "dark" : "light"][scale];
+    // lines over a map of colours are as dark as the page is light
+    for (const { line } of figure.layout.shapes || []) {
+      if (ink.includes(line.color)) line.color = ink[Number(dark.matches)];
+    }
     figure.layout.width = place.clientWidth;
     Plotly.react(place, figure.data, figure.layout, config);
   }

@@ -13,8 +13,8 @@ from typing import Any
 
 from induction_lens.endpoint import measure_end, read_end, write_end
 from induction_lens.snapshots import load
-from induction_lens.track import TRACKED, TRAJECTORY, held_out_text, snapshots_of, track
-from induction_lens.trajectory import Trajectory
+from induction_lens.track import TRACKED, held_out_text, snapshots_of, track
+from induction_lens.trajectory import TRAJECTORY, Trajectory
 
 SHIPPED = Path(__file__).parents[1] / "runs"
 """Where the trajectories that ship with the package are."""

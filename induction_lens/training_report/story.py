@@ -77,6 +77,10 @@ class TrainingReport(TrainingFindings):
         write_text(folder / "index.html", self.to_html())
         return folder / "index.html"
 
+    def __repr__(self) -> str:
+        """What the runs say, in plain words."""
+        return f"TrainingReport: {self.headline}\n\n{self.summary}"
+
     def _repr_html_(self) -> str:
         return framed(self.to_html(), self.headline)
 

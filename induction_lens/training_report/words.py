@@ -22,10 +22,9 @@ from induction_lens.training_report.findings import (
 Row = Mapping[str, Any]
 NOTHING = "–"
 CAPTIONS = {
-    "icl": "ICL score: loss around a late position, 500 unless set, minus loss around an early "
-    "one, 50, on held-out text; lower is better. A line for each seed. The paper's models of two "
-    "and more layers fall to about −0.4 nats within a short window and stay there; those of one "
-    "layer do not.",
+    "icl": "ICL score: {score}, on held-out text; lower is better. A line for each seed. The "
+    "paper's models of two and more layers fall to about −0.4 nats within a short window and stay "
+    "there; those of one layer do not.",
     "windows": "Bars: from onset to end of the ICL score's change. Dots: midpoints, with 95% "
     "intervals over evaluation sequences and seeds. Where no window is steeper than a smooth "
     "trend and noise explain, there is none. In the paper, smeared keys bring the change to "
@@ -63,19 +62,28 @@ CAPTIONS = {
     "what a model loses less, it has from its context. On shuffled text the order of tokens "
     "tells nothing.",
 }
-"""What to see in each figure and table, and what the paper saw."""
+"""What to see in each figure and table, and what the paper saw; `score` stands for positions."""
 COMPARED = ("pca", "orders")
 """What shows models that were measured on the same tokens alone."""
 
 
 def captions(found: TrainingFindings) -> dict[str, str]:
-    """`CAPTIONS`, which say of `COMPARED` what is left out."""
+    """`CAPTIONS` with the positions, and with what is left out of `COMPARED`."""
     compared = {model.label for model in found.compared}
     out = [model.label for model in found.models if model.label not in compared]
-    if not out:
-        return CAPTIONS
-    note = f" Left out, as measured on other tokens: {'; '.join(out)}."
-    return {name: text + note * (name in COMPARED) for name, text in CAPTIONS.items()}
+    note = f" Left out, as measured on other tokens: {'; '.join(out)}." if out else ""
+    filled = {**CAPTIONS, "icl": CAPTIONS["icl"].format(score=_score(found))}
+    return {name: text + note * (name in COMPARED) for name, text in filled.items()}
+
+
+def _score(found: TrainingFindings) -> str:
+    """What is subtracted from what in the ICL scores."""
+    runs = [model.model.first for model in found.models]
+    where = dict.fromkeys((run.early, run.late, run.window) for run in runs)
+    return " or ".join(
+        f"mean loss at position {late} minus that at {early}" + f", ±{window}" * (window > 0)
+        for early, late, window in where
+    )
 
 
 def headline(found: TrainingFindings) -> str:
@@ -185,14 +193,13 @@ def rows(found: TrainingFindings) -> list[list[str]]:
 def card(found: TrainingFindings) -> list[tuple[str, str]]:
     """What was run and how it was measured: labels and values."""
     first = found.models[0].model.first
-    around = f"{first.early} and {first.late}, ±{first.window} positions"
     rows = [
         (model.label, ", ".join(run.name for run in model.model.trajectories))
         for model in found.models
     ]
     rows += [
         ("Snapshots", f"{len(first.steps)} in each run"),
-        ("ICL score", f"mean loss around positions {around}, in nats"),
+        ("ICL score", f"{_score(found)}, in nats"),
     ]
     measured: dict[str, list[ModelFindings]] = {}
     for model in found.models:
