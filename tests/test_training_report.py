@@ -13,6 +13,7 @@ import torch
 from induction_lens import snapshots
 from induction_lens.corpus import train_tokenizer
 from induction_lens.dynamics import co_occurrence, model_order, phase_change
+from induction_lens.dynamics.change import short
 from induction_lens.endpoint import measure_end, write_end
 from induction_lens.models import toy_weights
 from induction_lens.toy import ToyConfig, build_toy
@@ -296,6 +297,30 @@ def test_a_run_that_was_never_measured_is_measured_once(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "track", interrupted)
     again = read_run(tmp_path / "run")
     assert (again.end, again.trajectory.weights) == (found.end, expected.weights)
+
+
+def test_many_models_are_named_in_short(runs):
+    smeared, plain, _, one = runs
+    deep = [_run(MIDDLE, n_layers=n, name="deep") for n in (3, 4)]
+    found = find([TrackedRun(run) for run in (smeared, plain, one, *deep)], n_resamples=60)
+    halfway = {m.label: short(m.icl_change.midpoint.value) for m in found.models[1:]}
+    assert list(halfway) == ["2 layers", "3 layers", "4 layers", "2 layers, smeared keys"]
+    listed = "; ".join(f"{label} (halfway at {middle})" for label, middle in halfway.items())
+    [never] = [m.icl_change for m in found.models if not m.icl_change.found]
+    assert words.argument(found, 1).startswith(
+        f"The ICL score falls abruptly in: {listed}. It does not, as far as can be told, in: "
+        f"1 layer (p = {never.p_value:.2g}). In all 4 runs with both, "
+    )
+
+
+def test_runs_left_out_of_a_table_are_named(runs):
+    late = dataclasses.replace(runs[3], config=runs[2].config, seed=1, name="late")
+    found = find([TrackedRun(run) for run in (runs[1], late)], n_resamples=60)
+    rows = page.together_table(found).rows
+    assert [row[:2] for row in rows] == [("2 layers", "0")]
+    text = words.captions(found)["together"]
+    assert text.endswith(" Left out, without both changes by itself: 2 layers, seed 1.")
+    assert [label for label, _ in page._panels("losses", found)] == ["2 layers, seed 0"]
 
 
 def test_models_measured_on_other_tokens_are_left_out_where_tokens_are_paired(runs):

@@ -89,8 +89,13 @@ def model_figure(name: str, found: ModelFindings) -> Figure | None:
 
 
 def _panels(name: str, found: TrainingFindings) -> list[tuple[str, Figure]]:
-    drawn = ((model.label, model_figure(name, model)) for model in found.models)
-    return [(label, figure) for label, figure in drawn if figure is not None]
+    panels = []
+    for model in found.models:
+        figure = model_figure(name, model)
+        if figure is not None:
+            seed = f", seed {model.model.first.seed}" if len(model.model.runs) > 1 else ""
+            panels.append((model.label + seed, figure))
+    return panels
 
 
 def models_table(found: TrainingFindings) -> Table:

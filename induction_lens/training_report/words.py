@@ -63,6 +63,8 @@ CAPTIONS = {
     "tells nothing.",
 }
 """What to see in each figure and table, and what the paper saw; `score` stands for positions."""
+MANY = 4
+"""More models than these are named in short, for a table says the rest."""
 COMPARED = ("pca", "orders")
 """What shows models that were measured on the same tokens alone."""
 
@@ -73,7 +75,20 @@ def captions(found: TrainingFindings) -> dict[str, str]:
     out = [model.label for model in found.models if model.label not in compared]
     note = f" Left out, as measured on other tokens: {'; '.join(out)}." if out else ""
     filled = {**CAPTIONS, "icl": CAPTIONS["icl"].format(score=_score(found))}
+    filled["together"] += _without_both(found)
     return {name: text + note * (name in COMPARED) for name, text in filled.items()}
+
+
+def _without_both(found: TrainingFindings) -> str:
+    """The runs that have no lag, where other runs of the same model have one."""
+    out = [
+        f"{model.label}, seed {run.seed}"
+        for model in found.models
+        if any(pair.lag for pair in model.together)
+        for run, pair in zip(model.model.trajectories, model.together, strict=True)
+        if not pair.lag
+    ]
+    return f" Left out, without both changes by itself: {'; '.join(out)}." if out else ""
 
 
 def _score(found: TrainingFindings) -> str:
@@ -103,7 +118,10 @@ def summary(found: TrainingFindings) -> list[str]:
 def argument(found: TrainingFindings, number: int) -> str:
     """What the runs say about one argument; nothing where they cannot say anything."""
     if number == 1:
-        changes = " ".join(change_sentence(model) for model in found.models)
+        if len(found.models) > MANY:
+            changes = changes_in_short(found)
+        else:
+            changes = " ".join(change_sentence(model) for model in found.models)
         return f"{changes} {together_sentence(found)}".strip()
     if number == 2:
         return " ".join(smearing_sentence(pair) for pair in found.smearings)
@@ -120,6 +138,23 @@ def change_sentence(model: ModelFindings) -> str:
         f"{_capital(model.label)}: the ICL score falls by {abs(change.change):.2f} nats between "
         f"{onset} and {end} tokens, halfway at {change.midpoint}."
     )
+
+
+def changes_in_short(found: TrainingFindings) -> str:
+    """Which models change, and halfway when; which do not, and how sure that is."""
+    changed = "; ".join(
+        f"{model.label} (halfway at {short(model.icl_change.midpoint.value)})"
+        for model in found.models
+        if model.icl_change.midpoint
+    )
+    others = "; ".join(
+        f"{model.label} ({_why_none(model.icl_change)})"
+        for model in found.models
+        if not model.icl_change.midpoint
+    )
+    sentences = [f"The ICL score falls abruptly in: {changed}."] if changed else []
+    sentences += [f"It does not, as far as can be told, in: {others}."] if others else []
+    return " ".join(sentences)
 
 
 def together_sentence(found: TrainingFindings) -> str:
