@@ -93,7 +93,7 @@ def print_table(columns: list[str], rows: list[list[str]], *, title: str | None 
     console = Console(emoji=False, highlight=False)
     if title is not None:
         console.print(title, markup=False)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for index, column in enumerate(columns):
         justify = "left" if index == 0 or column == "description" else "right"
         whole = column in ("ICL score", "window", "midpoint") or (index == 0 and column != "model")
