@@ -347,9 +347,9 @@ def _add_run(
 
 
 def _tokens_axis(figure: go.Figure, last: float) -> None:
-    """The axis of training, from the hundredth part of `last` on: before that little happens that
+    """The axis of training, from the ninetieth part of `last` on: before that little happens that
     these figures are about, and a log scale would give it half of the room."""
-    shown = [math.log10(last / 100), math.log10(last * 1.04)]
+    shown = [math.log10(last / 90), math.log10(last * 1.04)]
     title = "training tokens (log scale)"
     figure.update_xaxes(type="log", range=shown, title_text=title, exponentformat="SI")
 
