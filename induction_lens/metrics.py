@@ -26,7 +26,6 @@ from torch import Tensor
 from induction_lens.models import (
     Model,
     batch_size_for,
-    check_weights,
     checked_tokens,
     device_of,
     first_nan_layer,
@@ -107,7 +106,6 @@ def per_token_loss(
             (the message names the first layer where they are not).
     """
     tokens = checked_tokens(model, tokens)
-    check_weights(model)
     batch_size = batch_size or batch_size_for(model, tokens.shape[1])
     device, title = device_of(model), "losses" if progress else None
     losses = torch.full(tokens.shape, math.nan, dtype=torch.float32)

@@ -28,7 +28,6 @@ from induction_lens.models import (
     Model,
     Stream,
     batch_size_for,
-    check_weights,
     checked_tokens,
     device_of,
     installed,
@@ -85,7 +84,6 @@ def knockout_losses(
         InterventionError: if the model drops the writes.
     """
     tokens = checked_tokens(model, tokens)
-    check_weights(model)
     touched = by_layer({head for job in jobs for head in job.heads})
     prove_writes_land(model, list(touched), vocabulary=shape(model).d_vocab)
     asked, last_layer = jobs, shape(model).n_layers - 1

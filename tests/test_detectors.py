@@ -331,14 +331,17 @@ def test_a_model_without_norms_is_measured_like_any_other(implementation):
 def test_numbers_that_are_none_are_refused(implementation):
     model = _toy(implementation)
     weights = toy_weights(model)
+    for name, cases in (("W_Q", (None, ["induction"])), ("W_V", (None, ["copying_weights"]))):
+        weight = weights[f"blocks.1.attn.{name}"]
+        kept = weight.clone()
+        with torch.no_grad():
+            weight[1, 0, 0] = math.nan
+        for names in cases:
+            with pytest.raises(ValueError, match=r"finite weights, got NaN .* in .*\.1\..*attn"):
+                detectors.score_heads(model, detectors=names)
+        with torch.no_grad():
+            weight.copy_(kept)
     with torch.no_grad():
-        kept = weights["blocks.1.attn.W_Q"].clone()
-        weights["blocks.1.attn.W_Q"][1, 0, 0] = math.nan
-    for names in (None, ["induction"], ["copying_weights"]):
-        with pytest.raises(ValueError, match=r"finite weights, got NaN .* in .*\.1\..*attn"):
-            detectors.score_heads(model, detectors=names)
-    with torch.no_grad():
-        weights["blocks.1.attn.W_Q"].copy_(kept)
         weights["blocks.0.attn.W_V"].mul_(1e38)
         weights["blocks.0.attn.b_V"].fill_(3e38)
     with pytest.raises(ValueError, match="finite activations"):

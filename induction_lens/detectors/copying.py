@@ -28,6 +28,7 @@ from induction_lens.models import (
     FINAL_SCALE,
     HookFunction,
     Model,
+    check_weights,
     embedding,
     hook_name,
     output_weights,
@@ -149,6 +150,9 @@ def copying_from_weights(model: Model) -> HeadScores:
 
     No forward pass is made. The embedding is taken as it is: what a first MLP layer does to it, in
     models that have one, is left out.
+
+    Raises:
+        ValueError: if weights, or products of them, are not finite.
     """
     sizes = shape(model)
     # d_model x d_model once, rather than d_vocab wide for every head
@@ -157,6 +161,12 @@ def copying_from_weights(model: Model) -> HeadScores:
     for layer in range(sizes.n_layers):
         W_O = output_weights(model, layer).float()
         circuits = W_O @ token_overlap @ value_weights(model, layer).float()
+        if not torch.isfinite(circuits).all():  # on which LAPACK may end the process
+            check_weights(model)
+            raise ValueError(
+                f"expected finite products of weights, got others in layer {layer}; load the "
+                "model in float32"
+            )
         eigenvalues = torch.linalg.eigvals(circuits.cpu())
         magnitude = eigenvalues.abs().sum(-1)
         ratio = eigenvalues.real.sum(-1) / magnitude.where(magnitude > 0, 1.0)

@@ -18,6 +18,7 @@ from induction_lens.models import (
     HookFunction,
     Model,
     batch_size_for,
+    check_weights,
     checked_tokens,
     device_of,
     installed,
@@ -56,6 +57,7 @@ def measure(
 ) -> None:
     """Run the model once over the tokens, and let every measure look."""
     tokens = checked_tokens(model, tokens)
+    check_weights(model)
     batch_size = batch_size or batch_size_for(model, tokens.shape[1])
     ends = [taken.last_hook for taken in measures]
     last = ends[0] if len(set(ends)) == 1 else None

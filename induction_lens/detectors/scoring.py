@@ -15,7 +15,7 @@ from induction_lens.detectors.copying import CopyingMass, copying_from_weights
 from induction_lens.detectors.measure import Measure, measure
 from induction_lens.detectors.streaming import measure_streaming
 from induction_lens.heads import HeadScores, ScoreTable
-from induction_lens.models import Model, check_weights, checked_tokens, ordinary_ids, shape
+from induction_lens.models import Model, checked_tokens, ordinary_ids, shape
 from induction_lens.tokens import repeated_random_tokens, shuffled
 
 Detector = Literal["previous_token", "induction", "duplicate_token", "copying", "copying_weights"]
@@ -64,7 +64,6 @@ def score_heads(
     names = _checked(detectors, attention)
     tokens = prompts(model, seed=seed) if tokens is None else checked_tokens(model, tokens)
     text = None if text is None else checked_tokens(model, text)
-    check_weights(model)
     on_text = text is not None and "previous_token" in names
     by_attention: list[AttentionDetector] = [
         name

@@ -24,7 +24,7 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from induction_lens.models.describe import attends_plainly
+from induction_lens.models.describe import attends_plainly, check_weights
 from induction_lens.models.hooks import (
     HookFunction,
     InterventionError,
@@ -290,11 +290,15 @@ def streaming(
     Gradients and dropout are off inside the block, and the model itself cannot be called.
     `unembeds`: logits will be asked for, so that they are what is compared with the model's;
     otherwise it is what the unembedding reads.
+
+    Raises:
+        ValueError: if a weight is not finite.
     """
     with running(model):
         plain = attends_plainly(model, tokens.shape[1])
         stream = _checked_stream(model, tokens[:1, :_CHECKED], unembeds) if plain else None
         if stream is None:
+            check_weights(model)  # such a model may be broken, rather than unusual
             yield None
             return
         with installed(model, stream.hooks(), all_fire=False):
