@@ -5,7 +5,7 @@
 
 Of each run: its trajectory, what was measured at its end, and, of seed 0 of all that were trained
 freely and are not wide, the final weights. Of all together: the tokenizer, and the tokens they were
-measured on.
+measured on, the wide ones, made on a GPU, on the first quarter of them.
 """
 
 import shutil
@@ -28,7 +28,8 @@ def ship(out: Path) -> None:
     """Replace the shipped runs by those in a folder that `make_runs` filled."""
     shutil.rmtree(SHIPPED, ignore_errors=True)
     SHIPPED.mkdir()
-    shutil.copy(out / "text" / EVALUATION, SHIPPED / EVALUATION)
+    for name in (EVALUATION, TOKENIZER):
+        shutil.copy(out / "text" / name, SHIPPED / name)
     for run in sorted(out.glob("phase-*")):
         target = SHIPPED / run.name
         target.mkdir()
@@ -36,7 +37,6 @@ def ship(out: Path) -> None:
         Trajectory.read(run / TRACKED / TRAJECTORY).save(target / TRAJECTORY)
         if run.name in WITH_WEIGHTS:
             shutil.copytree(run / "model", target / "model")
-            shutil.copy(out / "text" / TOKENIZER, target / TOKENIZER)
 
 
 if __name__ == "__main__":

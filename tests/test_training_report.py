@@ -13,7 +13,7 @@ import torch
 from induction_lens import snapshots
 from induction_lens.corpus import train_tokenizer
 from induction_lens.dynamics import co_occurrence, model_order, phase_change
-from induction_lens.dynamics.change import short
+from induction_lens.dynamics.change import Interval, short
 from induction_lens.endpoint import measure_end, write_end
 from induction_lens.models import toy_weights
 from induction_lens.toy import ToyConfig, build_toy
@@ -311,6 +311,19 @@ def test_many_models_are_named_in_short(runs):
         f"The ICL score falls abruptly in: {listed}. It does not, as far as can be told, in: "
         f"1 layer (p = {never.p_value:.2g}). In all 4 runs with both, "
     )
+
+
+def test_runs_whose_changes_are_far_apart_are_named(runs):
+    found = find([TrackedRun(run) for run in runs[:3]], n_resamples=60)
+    [plain, smeared] = found.models
+    far = dataclasses.replace(smeared.together[0], ratio=Interval(0.4, 0.3, 0.5))
+    apart = dataclasses.replace(smeared, together=(far,))
+    text = words.together_sentence(dataclasses.replace(found, models=(plain, apart)))
+    assert text.startswith("In 2 of the 3 runs with both, the midpoints")
+    assert "within 25% of each other (2 layers, smeared keys, seed 2: 60%), and inside" in text
+    text = words.together_sentence(dataclasses.replace(found, models=(apart,)))
+    assert text.startswith("In the one run with both, the midpoints")
+    assert "within 60% of each other, and inside" in text
 
 
 def test_runs_left_out_of_a_table_are_named(runs):

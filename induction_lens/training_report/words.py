@@ -63,6 +63,8 @@ CAPTIONS = {
     "tells nothing.",
 }
 """What to see in each figure and table, and what the paper saw; `score` stands for positions."""
+NEAR = 0.25
+"""How far apart, as a share, two midpoints may be to count as near each other."""
 MANY = 4
 """More models than these are named in short, for a table says the rest."""
 COMPARED = ("pca", "orders")
@@ -159,18 +161,29 @@ def changes_in_short(found: TrainingFindings) -> str:
 
 def together_sentence(found: TrainingFindings) -> str:
     """How far apart, and how correlated, the changes of ICL and of induction are."""
-    pairs = [pair for model in found.models for pair in model.together]
-    both = [pair for pair in pairs if pair.ratio is not None and pair.correlation is not None]
+    both = [
+        (abs(pair.ratio.value - 1), f"{model.label}, seed {run.seed}", pair.correlation)
+        for model in found.models
+        for run, pair in zip(model.model.trajectories, model.together, strict=True)
+        if pair.ratio is not None and pair.correlation is not None
+    ]
     if not both:
         return ""
-    apart = max(abs(pair.ratio.value - 1) for pair in both if pair.ratio)
-    correlations = sorted(pair.correlation for pair in both if pair.correlation is not None)
-    runs = "the one run" if len(both) == 1 else f"all {len(both)} runs"
+    n, far = (
+        len(both),
+        sorted((run for run in both if run[0] > NEAR and len(both) > 1), reverse=True),
+    )
+    if far:
+        runs, within = f"{n - len(far)} of the {n} runs", NEAR
+    else:
+        runs, within = "the one run" if n == 1 else f"all {n} runs", max(run[0] for run in both)
+    rest = f" ({'; '.join(f'{run}: {apart:.0%}' for apart, run, _ in far)})" if far else ""
+    correlations = sorted(correlation for _, _, correlation in both)
     span = " to ".join(dict.fromkeys(number(correlations[i]) for i in (0, -1)))
     return (
         f"In {runs} with both, the midpoints of the ICL score and of the strongest head's "
-        f"prefix-matching score lie within {apart:.0%} of each other, and inside the window the "
-        f"two have a rank correlation of {span}."
+        f"prefix-matching score lie within {within:.0%} of each other{rest}, "
+        f"and inside the window the two have a rank correlation of {span}."
     )
 
 
