@@ -33,6 +33,7 @@ def written(report: TrainingReport) -> dict[Path, str]:
     )
     environment.globals |= {"report": report, "words": words, "of": report.by_label}
     environment.globals |= {name: _table(name, report) for name in TABLES}
+    environment.globals["p_values"] = lambda label: p_values(report, label)
     environment.globals["captions"] = words.captions(report)
     environment.globals["knocked_out"] = lambda *where: knocked_out(report, *where)
     pages = {
@@ -59,6 +60,11 @@ def knocked_out(report: TrainingReport, label: str, method: str, seed: int = 0) 
     where = {"model": label, "method": method, "seed": seed, "set": "tested"}
     [row] = rows_of(report.knockouts_frame(), **where)
     return row
+
+
+def p_values(report: TrainingReport, label: str) -> str:
+    """Of the ICL score's change, in each run of a model."""
+    return ", ".join(f"{pair.icl.p_value:.3f}" for pair in report.by_label(label).together)
 
 
 def _table(name: str, report: TrainingReport) -> Callable[[], str]:
