@@ -16,7 +16,7 @@ from induction_lens.corpus import tokenizer_json, train_tokenizer
 from induction_lens.endpoint import measure_end, read_end
 from induction_lens.models import toy_weights, weights_hash
 from induction_lens.presets import train_preset
-from induction_lens.reproduce import PlannedRun, make_runs, read_evaluation, reproduce
+from induction_lens.reproduce import N_EXAMPLES, PlannedRun, make_runs, read_evaluation, reproduce
 from induction_lens.snapshots import load
 from induction_lens.toy import ToyConfig, build_toy
 from induction_lens.track import track
@@ -66,7 +66,7 @@ def test_runs_are_trained_on_the_same_text_and_measured_at_every_snapshot(made, 
             tmp_path / name,
             out=tmp_path / name / "again",
             text=tokens,
-            n_examples=2000,
+            n_examples=N_EXAMPLES,
             device="cpu",
             progress=False,
         )
