@@ -10,7 +10,7 @@ import random
 import sys
 
 import induction_lens as il
-from induction_lens.corpus import documents, pack
+from induction_lens.inputs.corpus import documents, pack
 from induction_lens.models import tokenizer_of
 
 QUICK = "--quick" in sys.argv
@@ -22,13 +22,13 @@ tokenizer = tokenizer_of(il.load("toy-2l"))
 texts = documents("train", origin="stdlib" if QUICK else "all")
 random.Random(0).shuffle(texts)  # the files of one package lie together: mix them
 batches = pack(texts, tokenizer, CONTEXT, n_sequences=N_STEPS * BATCH_SIZE)
-config = il.ToyConfig(
+config = il.toys.ToyConfig(
     n_ctx=CONTEXT, d_vocab=len(tokenizer), distance_bias=2.0, aligned_unembed=0.5, seed=0
 )
 
-for name, clamp in (("free", None), ("held", il.Clamp(k_composition=True, end=RELEASED))):
+for name, clamp in (("free", None), ("held", il.training.Clamp(k_composition=True, end=RELEASED))):
     run = il.train(
-        il.build_toy(config, tokenizer=tokenizer),
+        il.toys.build_toy(config, tokenizer=tokenizer),
         batches,
         n_steps=N_STEPS,
         batch_size=BATCH_SIZE,
@@ -45,5 +45,5 @@ for name, clamp in (("free", None), ("held", il.Clamp(k_composition=True, end=RE
         late=CONTEXT - 12,
     )
     head, last = trajectory.strongest(), trajectory.to_frame().iloc[-1]
-    print(f"{name}: induction {il.phase_change(trajectory, of='induction')}")
+    print(f"{name}: induction {il.dynamics.phase_change(trajectory, of='induction')}")
     print(f"  ICL score {last.icl:+.4f} nats; head {head} {last.induction:.4f}")

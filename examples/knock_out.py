@@ -22,10 +22,11 @@ if not heads:
 print("induction heads:", *heads)
 
 # Source files of the Python standard library that the toys were not trained on.
-text = il.text_tokens(model, n_sequences=N_SEQUENCES, seed=0)
+text = il.sample_text(model, n_sequences=N_SEQUENCES, seed=0)
 losses = il.per_token_loss(model, text)
-print("ICL score, as in the paper:", il.icl_score(losses))
-print("ICL score, windowed:       ", il.icl_score(losses, window=WINDOW))
+documents = text.documents  # the units of all intervals
+print("ICL score, as in the paper:", il.icl_score(losses, documents=documents))
+print("ICL score, windowed:       ", il.icl_score(losses, window=WINDOW, documents=documents))
 
 for method in METHODS:
     # The controls are random sets with as many heads in each layer.

@@ -10,7 +10,7 @@ import random
 import sys
 
 import induction_lens as il
-from induction_lens.corpus import documents, pack
+from induction_lens.inputs.corpus import documents, pack
 from induction_lens.models import tokenizer_of
 
 QUICK = "--quick" in sys.argv
@@ -28,10 +28,10 @@ random.Random(0).shuffle(texts)  # the files of one package lie together: mix th
 batches = pack(texts, tokenizer, CONTEXT, n_sequences=N_STEPS * BATCH_SIZE)
 
 for name, smeared in (("plain", False), ("smeared", True)):
-    config = il.ToyConfig(
+    config = il.toys.ToyConfig(
         n_layers=1, n_ctx=CONTEXT, d_vocab=len(tokenizer), smeared_keys=smeared, seed=0
     )
-    model = il.build_toy(config, tokenizer=tokenizer)
+    model = il.toys.build_toy(config, tokenizer=tokenizer)
     folder = f"runs/{name}"
     run = il.train(model, batches, n_steps=N_STEPS, batch_size=BATCH_SIZE, out=folder)
 

@@ -1,67 +1,68 @@
-"""Does this transformer have induction heads, and does its in-context learning depend on them?"""
+"""Does this transformer have induction heads, and does its in-context learning depend on them?
 
-from induction_lens.ablation import AblationStudy, ablate, ablate_each_head, control_sets
-from induction_lens.clamp import Clamp
-from induction_lens.detectors import DETECTORS, score_heads, target_mask
-from induction_lens.dynamics import co_occurrence, loss_derivative, loss_pca, phase_change
+The main road is here; the rest is one level down: `il.detectors`, `il.ablation`, `il.toys`,
+`il.training`, `il.tracking`, `il.dynamics`, `il.reports`, `il.plots`, `il.inputs`, `il.models`.
+"""
+
+from induction_lens import (
+    ablation,
+    detectors,
+    dynamics,
+    inputs,
+    models,
+    plots,
+    reports,
+    toys,
+    tracking,
+    training,
+)
+from induction_lens.ablation import AblationStudy, ablate, ablate_each_head, knocked_out
+from induction_lens.detectors import score_heads
+from induction_lens.estimates import Estimate
 from induction_lens.heads import Head, HeadScores, ScoreTable
-from induction_lens.knockout import METHODS, knocked_out
+from induction_lens.inputs import repeated_random_tokens, sample_text, text_tokens
 from induction_lens.loading import load, zoo
-from induction_lens.metrics import Estimate, icl_score, per_token_loss
-from induction_lens.models import InterventionError, ordinary_ids
-from induction_lens.ngrams import count_ngrams, ngram_control
-from induction_lens.report import Report, report
-from induction_lens.reproduce import make_runs, reproduce
-from induction_lens.tokens import repeated_random_tokens, shuffled, text_tokens
-from induction_lens.toy import ToyConfig, build_toy
-from induction_lens.track import track
-from induction_lens.train import TrainingRun, train
-from induction_lens.training_report import TrainingReport, training_report
-from induction_lens.trajectory import Trajectory
+from induction_lens.metrics import icl_score, per_token_loss
+from induction_lens.models import InterventionError
+from induction_lens.progress import show_progress
+from induction_lens.reports import Report, report
+from induction_lens.tracking import track
+from induction_lens.training import train
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "DETECTORS",
-    "METHODS",
     "AblationStudy",
-    "Clamp",
     "Estimate",
     "Head",
     "HeadScores",
     "InterventionError",
     "Report",
     "ScoreTable",
-    "ToyConfig",
-    "TrainingReport",
-    "TrainingRun",
-    "Trajectory",
     "__version__",
     "ablate",
     "ablate_each_head",
-    "build_toy",
-    "co_occurrence",
-    "control_sets",
-    "count_ngrams",
+    "ablation",
+    "detectors",
+    "dynamics",
     "icl_score",
+    "inputs",
     "knocked_out",
     "load",
-    "loss_derivative",
-    "loss_pca",
-    "make_runs",
-    "ngram_control",
-    "ordinary_ids",
+    "models",
     "per_token_loss",
-    "phase_change",
+    "plots",
     "repeated_random_tokens",
     "report",
-    "reproduce",
+    "reports",
+    "sample_text",
     "score_heads",
-    "shuffled",
-    "target_mask",
+    "show_progress",
     "text_tokens",
+    "toys",
     "track",
+    "tracking",
     "train",
-    "training_report",
+    "training",
     "zoo",
 ]

@@ -1,4 +1,4 @@
-"""One way in: `load` takes whatever names a model, and gives a hooked model."""
+"""`load` turns anything that names a model into a hooked model."""
 
 from __future__ import annotations
 
@@ -9,18 +9,36 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from induction_lens import snapshots
-from induction_lens.models import Model, best_device, is_model, load_pretrained
+from induction_lens import checks, seals
+from induction_lens.models import (
+    Model,
+    best_device,
+    check_causal,
+    check_device,
+    is_model,
+    load_pretrained,
+    undisturbed,
+)
+from induction_lens.toys import snapshots
 
 if TYPE_CHECKING:
     import pandas as pd
 
-ZOO = Path(__file__).parent / "zoo"
+ZOO = Path(__file__).parent / "data" / "zoo"
 
 
 def zoo_names() -> list[str]:
     """Names of the models that ship with the package."""
     return sorted(path.parent.name for path in ZOO.glob("*/card.json"))
+
+
+def zoo_card(name: str) -> dict[str, Any]:
+    """The card of a model that ships with the package: what is known about it.
+
+    Raises:
+        ValueError: The file was altered.
+    """
+    return seals.read_json(ZOO / name / "card.json", remedy="install induction_lens again")
 
 
 def zoo() -> pd.DataFrame:
@@ -29,10 +47,18 @@ def zoo() -> pd.DataFrame:
     Columns: `name`, `layers`, `heads` (per layer), `d_model`, `parameters`, `training_tokens`,
     `held_out_loss` (nats per token), `icl_score` (windowed, nats) with `icl_low` and `icl_high`,
     and `description`.
+
+    Examples:
+        >>> il.zoo()[["name", "layers", "heads", "parameters"]]
+                     name  layers  heads  parameters
+        0          toy-1l       1      4      590336
+        1  toy-1l-smeared       1      4      590340
+        2          toy-2l       2      8     1050624
+        3   toy-2l-narrow       2      4      656384
     """
     import pandas as pd
 
-    cards = [json.loads((ZOO / name / "card.json").read_text("utf-8")) for name in zoo_names()]
+    cards = [zoo_card(name) for name in zoo_names()]
     columns = [
         *("name", "layers", "heads", "d_model", "parameters", "training_tokens"),
         *("held_out_loss", "icl_score", "icl_low", "icl_high", "description"),
@@ -46,47 +72,94 @@ def load(
     device: str | None = None,
     dtype: torch.dtype | None = None,
     implementation: Literal["hooked", "bridge"] | None = None,
+    trust_remote_code: bool = False,
+    check: bool = True,
 ) -> Model:
     """Load a hooked model.
 
+    A Hugging Face model first runs unchanged: the loaded one must predict the same, and each token
+    only from earlier ones. That costs two passes over at most 2,048 tokens.
+
     Args:
-        model: a model that ships with the package (`zoo()` lists them); a snapshot that `train`
+        model: A model that ships with the package (`zoo()` lists them); a snapshot that `train`
             wrote; a local Hugging Face folder, with or without a tokenizer; a name on the Hugging
-            Face hub; or a `HookedTransformer` or `TransformerBridge`, which is returned as it is.
-        device: where to put it; None picks the best there is.
-        dtype: type of its weights; None is float32.
-        implementation: for models of this package, `hooked` or `bridge`; None takes
+            Face hub; or a `HookedTransformer` or `TransformerBridge`, which is returned unchanged.
+        device: Where to put it; None picks the best there is.
+        dtype: Type of its weights; None is float32.
+        implementation: For models of this package, `hooked` or `bridge`; None takes
             `HookedTransformer` where TransformerLens has it.
+        trust_remote_code: Whether Python code that comes with a Hugging Face model may run; without
+            it such models are refused.
+        check: Whether to compare predictions with Hugging Face's, and to look whether the model is
+            causal. Without it, a model that TransformerLens runs wrongly goes unnoticed.
 
     Raises:
-        ValueError: if there is no such model, or its files are damaged.
+        ValueError: If there is no such model, its files are damaged, it is not a decoder-only
+            language model, or TransformerLens does not run it as Hugging Face does.
+
+    Examples:
+        >>> model = il.load("toy-2l", device="cpu")
+        >>> model.cfg.n_layers, model.cfg.n_heads
+        (2, 8)
     """
-    if dtype is not None and not isinstance(dtype, torch.dtype):
-        raise ValueError(f"expected a dtype such as torch.float16, got {dtype!r}; pass torch's own")
-    if not isinstance(model, (str, Path)):
-        if is_model(model):
-            return model
+    if dtype is not None:
+        dtype = checks.instance("dtype", dtype, torch.dtype, "for instance torch.float16, or None")
+    trust_remote_code = checks.flag("trust_remote_code", trust_remote_code)
+    check = checks.flag("check", check)
+    check_device(device)
+    if isinstance(model, (str, Path)):
+        loaded: Any = _load_named(
+            str(model),
+            device=device,
+            dtype=dtype,
+            implementation=implementation,
+            trust_remote_code=trust_remote_code,
+            check=check,
+        )
+        loaded.induction_lens_name = str(model)
+    elif is_model(model):
+        loaded = model
+    else:
         raise ValueError(
             "expected a name, a folder, a HookedTransformer or a TransformerBridge, got "
             f"{type(model).__name__}; wrap a Hugging Face model with TransformerBridge first"
         )
-    folder = ZOO / model if str(model) in zoo_names() else Path(model)
-    if _is_snapshot(folder):
-        loaded: Any = snapshots.load(
-            folder,
-            implementation=implementation,
-            device=device or best_device(),
-            dtype=dtype or torch.float32,
-        )
-    elif folder.exists() or not _looks_misspelt(str(model)):
-        loaded = load_pretrained(str(model), device=device, dtype=dtype)
-    else:
-        [close] = difflib.get_close_matches(str(model), zoo_names(), n=1)
-        raise ValueError(
-            f"expected a model that exists, got {str(model)!r}; did you mean {close!r}?"
-        )
-    loaded.induction_lens_name = str(model)
+    if check:
+        check_causal(loaded)
     return loaded
+
+
+def _load_named(
+    name: str,
+    *,
+    device: str | None,
+    dtype: torch.dtype | None,
+    implementation: Literal["hooked", "bridge"] | None,
+    trust_remote_code: bool,
+    check: bool,
+) -> Model:
+    folder = ZOO / name if name in zoo_names() else Path(name)
+    try:
+        is_there = folder.exists()
+    except OSError as error:  # such as a name that is too long for a file
+        raise ValueError(
+            f"expected the name or the folder of a model, got {name[:60]!r} ({error.strerror}); "
+            "check the spelling"
+        ) from error
+    if _is_snapshot(folder):
+        with undisturbed():
+            return snapshots.load(
+                folder,
+                implementation=implementation,
+                device=best_device() if device is None else device,
+                dtype=dtype or torch.float32,
+            )
+    if is_there or not _looks_misspelt(name):
+        return load_pretrained(
+            name, device=device, dtype=dtype, trust_remote_code=trust_remote_code, check=check
+        )
+    [close] = difflib.get_close_matches(name, zoo_names(), n=1)
+    raise ValueError(f"expected a model that exists, got {name!r}; did you mean {close!r}?")
 
 
 def _is_snapshot(folder: Path) -> bool:
@@ -94,11 +167,13 @@ def _is_snapshot(folder: Path) -> bool:
     if not file.is_file():
         return False
     try:
-        return "tokens_seen" in json.loads(file.read_text("utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError):
+        config = json.loads(file.read_text("utf-8"))
+        return isinstance(config, dict) and "tokens_seen" in config
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
         return (folder / snapshots.WEIGHTS).is_file()
 
 
 def _looks_misspelt(name: str) -> bool:
-    """Whether this is nearly the name of one of our models, and so hardly one on the hub."""
+    """Whether this is nearly the name of one of our models, and so unlikely to be one on the
+    hub."""
     return "/" not in name and bool(difflib.get_close_matches(name, zoo_names(), n=1, cutoff=0.8))

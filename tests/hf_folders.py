@@ -40,12 +40,26 @@ CONFIGS: dict[str, transformers.PretrainedConfig] = {
 
 def write_folder(name: str, folder: Path, *, tokenizer: bool) -> Path:
     """A randomly initialised model of this architecture, as `save_pretrained` writes it."""
+    return write_model(random_model(CONFIGS[name]), folder, tokenizer=tokenizer)
+
+
+def random_model(config: transformers.PretrainedConfig) -> Any:
+    """A model all of whose weights are random: zero biases and norms of one would hide faults."""
     torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(CONFIGS[name])
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     with torch.no_grad():
-        for parameter in model.parameters():  # the usual initialisation is too weak to tell apart
-            if parameter.ndim == 2:
-                parameter.mul_(8)
+        for name, parameter in model.named_parameters():
+            if parameter.ndim >= 2:
+                parameter.normal_(0, 0.15)
+            elif name.endswith("bias"):
+                parameter.normal_(0, 0.3)
+            else:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def write_model(model: Any, folder: Path, *, tokenizer: bool = False) -> Path:
+    """Save a Hugging Face model, with or without a tokenizer beside it."""
     model.save_pretrained(folder)
     if tokenizer:
         tiny_tokenizer().save_pretrained(folder)
@@ -74,4 +88,20 @@ def hugging_face_model(name: str) -> Any:
     """The model of `write_folder`, loaded; shared between tests, which must leave it as it is."""
     with tempfile.TemporaryDirectory() as folder:
         write_folder(name, Path(folder), tokenizer=True)
+        return load_pretrained(folder, device="cpu")
+
+
+def loaded_from_config(config: Any, *, seed: int = 0) -> Any:
+    """A model of this configuration with random weights, biases and norms, written and loaded."""
+    torch.manual_seed(seed)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(8)
+            else:
+                centre = 1.0 if "norm" in name and name.endswith("weight") else 0.0
+                parameter.copy_(centre + 0.3 * torch.randn_like(parameter))
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
         return load_pretrained(folder, device="cpu")

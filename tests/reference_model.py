@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from induction_lens.toy import ToyConfig, build_toy, set_weights
+from induction_lens.toys.model import ToyConfig, build_toy, set_weights
 
 D_VOCAB, N_CTX, N_HEADS, D_HEAD = 29, 41, 3, 43
 TOKEN, POSITION = 0, D_VOCAB

@@ -95,8 +95,8 @@ def test_exponents_of_exact_power_laws():
 
 
 def test_the_lean_model_is_our_toy():
-    config = il.ToyConfig(d_model=24, n_heads=3, d_vocab=29, n_ctx=17)
-    toy = il.build_toy(config, device="cpu")
+    config = il.toys.ToyConfig(d_model=24, n_heads=3, d_vocab=29, n_ctx=17)
+    toy = il.toys.build_toy(config, device="cpu")
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():  # biases are zero at first, which would hide where they go
         for weight in toy_weights(toy).values():
@@ -109,8 +109,8 @@ def test_the_lean_model_is_our_toy():
 
 
 def test_the_lean_loop_trains_as_ours_does():
-    config = il.ToyConfig(d_model=24, n_heads=3, d_vocab=29, n_ctx=17)
-    toy = il.build_toy(config, device="cpu")
+    config = il.toys.ToyConfig(d_model=24, n_heads=3, d_vocab=29, n_ctx=17)
+    toy = il.toys.build_toy(config, device="cpu")
     model = lean.LeanModel(config)
     model.load(toy_weights(toy))
     before = [weight.detach().clone() for weight in model.parameters()]
@@ -130,7 +130,8 @@ def test_the_naive_sweep_finds_the_same_effects(shape):
     model = build(shape, quick=True)
     tokens = tokens_for(model, 3, 21)
     effects = sweeping.naive_sweep(model, tokens, early=5, late=19)
-    ours = il.ablate_each_head(model, tokens, method="zero", early=5, late=19, progress=False)
+    options = dict(early=5, late=19, estimator="paper", progress=False)
+    ours = il.ablate_each_head(model, tokens, method="zero", **options)
     assert effects.abs().max() > 0.01
     assert (effects - ours.values).abs().max() < 1e-4
 

@@ -9,16 +9,17 @@ import pandas as pd
 import pytest
 import torch
 
-from induction_lens.ablation import ablate, ablate_each_head
-from induction_lens.clamp import Clamp
+from induction_lens.ablation.study import ablate, ablate_each_head
 from induction_lens.detectors import score_heads
+from induction_lens.inputs.tokens import repeated_random_tokens
 from induction_lens.loading import load
 from induction_lens.metrics import per_token_loss
-from induction_lens.report import report
-from induction_lens.tokens import repeated_random_tokens
-from induction_lens.toy import ToyConfig, build_toy
-from induction_lens.track import track
-from induction_lens.train import train
+from induction_lens.models import device_of
+from induction_lens.reports.model import report
+from induction_lens.toys.model import ToyConfig, build_toy
+from induction_lens.tracking.track import track
+from induction_lens.training.clamp import Clamp
+from induction_lens.training.loop import train
 from tests.hf_folders import CONFIGS, write_folder
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -37,9 +38,12 @@ WHERE: dict[str, Any] = {"early": 6, "late": 40, "window": 3, "progress": False}
 def pair(request, implementation, tmp_path) -> list[Any]:
     """The same model on either device: every toy, every Hugging Face architecture."""
     if request.param in TOYS:
-        return [_toy(device, implementation, **TOYS[request.param]) for device in DEVICES]
-    folder = write_folder(request.param, tmp_path, tokenizer=True)
-    return [load(folder, device=device, implementation=implementation) for device in DEVICES]
+        models = [_toy(device, implementation, **TOYS[request.param]) for device in DEVICES]
+    else:
+        folder = write_folder(request.param, tmp_path, tokenizer=True)
+        models = [load(folder, device=device, implementation=implementation) for device in DEVICES]
+    assert [device_of(model).type for model in models] == list(DEVICES)
+    return models
 
 
 def _toy(device: str, implementation: Any = None, **changes: Any) -> Any:

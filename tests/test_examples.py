@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import induction_lens as il
 
@@ -29,8 +30,9 @@ def test_examples_are_short():
     lengths = {
         path.name: len(path.read_text().splitlines()) for path in (ROOT / "examples").glob("*.py")
     }
-    assert len(lengths) == 4
+    assert len(lengths) == 6
     assert {name: n for name, n in lengths.items() if n >= 60} == {}
+    assert lengths["own_detector.py"] < 40
 
 
 def test_find_heads_prints_the_scores_of_the_api(tmp_path):
@@ -55,6 +57,7 @@ def test_find_heads_prints_the_scores_of_the_api(tmp_path):
     assert float(by_weights) == pytest.approx(table["copying_weights"][strongest], abs=2e-4)
 
 
+@pytest.mark.slow
 def test_knock_out_prints_the_effect_that_plain_averages_give(tmp_path):
     printed = run_example("knock_out", tmp_path)
     model = il.load("toy-2l")
@@ -71,6 +74,58 @@ def test_knock_out_prints_the_effect_that_plain_averages_give(tmp_path):
         assert float(found[1]) == pytest.approx(float(effect), abs=2e-3)
 
 
+@pytest.mark.slow
+def test_own_ablation_halves_what_a_head_writes(tmp_path):
+    printed = run_example("own_ablation", tmp_path)
+    model = il.load("toy-2l")
+    text = il.text_tokens(model, n_sequences=16)
+    clean = il.per_token_loss(model, text)
+
+    def halve(z, hook):
+        z[:, :, 6] /= 2
+
+    model.add_hook("blocks.1.attn.hook_z", halve)
+    change = il.per_token_loss(model, text) - clean
+    effect = change[:, 490:511].mean() - change[:, 40:61].mean()
+    found = re.search(r"changes the ICL score by ([+-]?\d\.\d+) \[", printed)
+    assert found is not None
+    assert float(found[1]) == pytest.approx(float(effect), abs=6e-3)
+    page = (tmp_path / "own-ablation-report" / "index.html").read_text()
+    assert "halve" in page
+
+
+@pytest.mark.slow
+def test_own_detector_prints_the_attention_two_back_and_shows_it_on_the_page(tmp_path):
+    printed = run_example("own_detector", tmp_path)
+    model = il.load("toy-2l")
+    tokens = il.repeated_random_tokens(model)
+    with torch.no_grad():
+        _, cache = model.run_with_cache(tokens)
+    back = {}  # by how many tokens: the attention, on average over queries, BOS left out
+    for by in (1, 2):
+        back[by] = {
+            f"{layer}.{head}": cache[f"blocks.{layer}.attn.hook_pattern"][:, head]
+            .diagonal(-by, 1, 2)[:, 1:]
+            .mean()
+            .item()
+            for layer in range(2)
+            for head in range(8)
+        }
+    best = sorted(back[2], key=back[2].__getitem__, reverse=True)[:3]
+    lines = re.findall(r"^(\S+)  two back (\S+)  one back (\S+)$", printed, re.MULTILINE)
+    assert [head for head, _, _ in lines] == best
+    for head, two, one in lines:
+        assert float(two) == pytest.approx(back[2][head], abs=2e-4)
+        assert float(one) == pytest.approx(back[1][head], abs=2e-4)
+    assert printed.splitlines()[-1] == str(Path("two-back-report", "index.html"))
+    page = (tmp_path / "two-back-report" / "index.html").read_text()
+    assert "<h3>Two tokens back</h3>" in page
+    assert "Attention on the token before the previous one." in page
+    heads = (tmp_path / "two-back-report" / "heads.csv").read_text().splitlines()
+    assert "two_back" in heads[0].split(",")
+
+
+@pytest.mark.slow
 def test_train_smeared_toy_prints_the_loss_of_the_snapshots_it_leaves(tmp_path):
     printed = run_example("train_smeared_toy", tmp_path)
     text = il.text_tokens(il.load("toy-2l"), n_sequences=8, seq_len=128)
@@ -90,11 +145,14 @@ def test_train_smeared_toy_prints_the_loss_of_the_snapshots_it_leaves(tmp_path):
     assert smear.abs().min() > 0
 
 
+@pytest.mark.slow
 def test_hold_composition_prints_what_its_last_snapshots_do(tmp_path):
     printed = run_example("hold_composition", tmp_path)
     text = il.text_tokens(il.load("toy-2l"), n_sequences=8, seq_len=128)
     for name, clamps in (("free", 0), ("held", 1)):
-        trajectory = il.Trajectory.read(tmp_path / "runs" / name / "tracked" / "trajectory.parquet")
+        trajectory = il.tracking.Trajectory.read(
+            tmp_path / "runs" / name / "tracked" / "trajectory.parquet"
+        )
         assert [len(trajectory.clamp), len(trajectory.steps)] == [clamps, 13]
         model = il.load(tmp_path / "runs" / name / "snapshots" / "step-00000024")
         losses = il.per_token_loss(model, text)

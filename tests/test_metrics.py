@@ -2,17 +2,16 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
-import scipy.stats
 import torch
 
 from induction_lens import metrics
-from induction_lens.ablation import ablate, ablate_each_head
+from induction_lens.ablation import Mean
+from induction_lens.ablation.study import ablate, ablate_each_head
 from induction_lens.detectors import score_heads
-from induction_lens.metrics import Estimate, bootstrap_mean, icl_per_sequence, icl_score
+from induction_lens.metrics import icl_per_sequence, icl_score
 from induction_lens.models import check_weights
-from induction_lens.toy import ToyConfig, build_toy, toy_weights
+from induction_lens.toys.model import ToyConfig, build_toy, toy_weights
 from tests.reference_model import induction_circuit
 
 
@@ -61,51 +60,6 @@ def test_the_default_positions_are_those_of_the_paper():
     assert icl_score(losses).value == pytest.approx(-0.75)
 
 
-def test_the_bootstrap_interval_covers_the_truth_as_often_as_it_says():
-    generator = torch.Generator().manual_seed(0)
-    covered = 0
-    for seed in range(200):
-        sample = torch.randn(60, generator=generator) + 0.7
-        estimate = bootstrap_mean(sample, n_resamples=300, seed=seed)
-        covered += estimate.low <= 0.7 <= estimate.high
-    assert 0.90 <= covered / 200 <= 0.99
-    estimate = bootstrap_mean(torch.randn(400, generator=generator) * 3, seed=1)
-    assert estimate.high - estimate.low == pytest.approx(2 * 1.96 * 3 / 20, rel=0.15)
-
-
-@pytest.mark.parametrize(("n", "confidence", "seed"), [(2, 0.95, 0), (61, 0.95, 3), (101, 0.8, 1)])
-def test_the_bootstrap_interval_is_that_of_scipy(n, confidence, seed):
-    values = torch.randn(n, generator=torch.Generator().manual_seed(n)).exp()
-    ours = bootstrap_mean(values, confidence=confidence, n_resamples=499, seed=seed)
-    theirs = scipy.stats.bootstrap(
-        (values.double().numpy(),),
-        np.mean,
-        confidence_level=confidence,
-        n_resamples=499,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
-    assert ours.low < ours.value < ours.high
-
-
-def test_an_estimate_reads_as_value_and_interval():
-    assert str(Estimate(-0.31, -0.4, -0.221, 64)) == "-0.310 [-0.400, -0.221]"
-    assert Estimate(0.3, 0.1, 0.4, 9).excludes_zero()
-    assert Estimate(-0.3, -0.4, -0.1, 9).excludes_zero()
-    assert not Estimate(0.3, -0.1, 0.4, 9).excludes_zero()
-
-
-def test_one_sequence_has_no_interval():
-    estimate = bootstrap_mean(torch.tensor([0.5]))
-    assert (estimate.value, estimate.low, estimate.high) == (0.5, -math.inf, math.inf)
-
-
-def test_nan_is_refused():
-    with pytest.raises(ValueError, match="position 0 has no loss"):
-        bootstrap_mean(torch.tensor([0.5, math.nan]))
-
-
 @pytest.mark.parametrize(
     "positions", [(0, 4, 0), (3, 3, 0), (4, 2, 0), (1, 5, 0), (1, 4, 1), (2, 4, 1), (1, 4, -1)]
 )
@@ -143,7 +97,7 @@ def test_nan_logits_name_the_layer_where_they_begin(implementation, weight, wher
         toy_weights(model)[weight].fill_(math.nan)
     tokens = torch.ones(2, 7, dtype=torch.long)
     with pytest.raises(ValueError, match=f"first appear in {where}"):
-        metrics.batch_loss(model, tokens)
+        raise metrics.not_finite(model, tokens)
     with pytest.raises(ValueError, match="finite weights, got NaN or infinite ones in "):
         metrics.per_token_loss(model, tokens)
 
@@ -174,7 +128,7 @@ def test_what_is_no_tensor_of_ids_is_refused(tokens, got):
         lambda model, tokens: ablate(model, "0.0", tokens, **options),
         lambda model, tokens: ablate_each_head(model, tokens, **options),
         lambda model, tokens: ablate(
-            model, "0.0", torch.ones(2, 7).long(), reference=tokens, **options
+            model, "0.0", torch.ones(2, 7).long(), method=Mean(tokens), **options
         ),
     ):
         with pytest.raises(ValueError, match=f"a tensor of token ids, got {got}; pass torch"):
@@ -194,7 +148,7 @@ def test_ids_of_any_integer_type_are_read(implementation):
     [
         ((torch.zeros(9), 1, 4), r"\[batch pos\], from per_token_loss, got \[9\]"),
         ((torch.zeros(2, 9).numpy(), 1, 4), "got ndarray"),
-        ((torch.zeros(2, 9), 1.0, 4), "pass whole numbers"),
+        ((torch.zeros(2, 9), 1.0, 4), "expected early to be a whole number, got 1.0"),
         ((torch.zeros(2, 9), 1, 9), "use longer sequences"),
         ((torch.zeros(2, 9), 0, 4), "position 0 has no loss"),
         ((torch.zeros(2, 9), 5, 4), "the earlier position first"),

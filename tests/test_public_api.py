@@ -16,13 +16,13 @@ PACKAGE = ROOT / "induction_lens"
 # The contract: every public function, with the defaults that users rely on.
 SIGNATURES = {
     "load": {"device": None, "dtype": None},
-    "build_toy": {"device": None},
     "repeated_random_tokens": {
         "n_tokens": 25,
         "n_repeats": 4,
         "n_sequences": 32,
         "seed": 0,
         "ids": None,
+        "seq_len": None,
     },
     "text_tokens": {"n_sequences": 256, "seq_len": 512, "seed": 0, "source": None},
     "score_heads": {"tokens": None, "text": None, "detectors": None},
@@ -42,7 +42,7 @@ SIGNATURES = {
     "zoo": {},
     "report": {},
 }
-TYPES = ("Head", "HeadScores", "ScoreTable", "Estimate", "AblationStudy", "ToyConfig")
+TYPES = ("Head", "HeadScores", "ScoreTable", "Estimate", "AblationStudy")
 
 
 @pytest.mark.parametrize("name", SIGNATURES)
@@ -97,15 +97,9 @@ print(*sorted(added - set(sys.stdlib_module_names)))
     assert set(result.stdout.split()) & heavy == set()
 
 
-def test_readme_lists_exactly_the_files_there_are():
+def test_readme_lists_exactly_the_folders_there_are():
     readme = (ROOT / "README.md").read_text()
     tree = readme.split("## Files")[1].split("```")[1].removeprefix("text\n")
-    folders: list[str] = []
-    listed = set()
-    for line in tree.splitlines():
-        depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
-        folders[depth:] = [name]
-        if name.endswith(".py"):
-            listed.add("".join(folders))
-    files = [*PACKAGE.rglob("*.py"), *(ROOT / "examples").rglob("*.py")]
-    assert listed == {path.relative_to(ROOT).as_posix() for path in files}
+    listed = {line.split()[0] for line in tree.splitlines() if line.startswith("  ")}
+    folders = {path.parent.relative_to(PACKAGE).parts[0] for path in PACKAGE.glob("*/*")}
+    assert listed == {f"{name}/" for name in folders - {"__pycache__"}}

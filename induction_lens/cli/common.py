@@ -4,18 +4,72 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
+from typer.core import TyperGroup
 
-from induction_lens import __version__
-from induction_lens.report.findings import finite
+from induction_lens import __version__, checks
+from induction_lens.cli.failures import ended_by, prepare_streams, say
+from induction_lens.reports.model.findings import finite
+
+
+class Commands(TyperGroup):
+    """The commands; where something goes wrong, they end with one line."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run a command line and exit with its code; an empty one shows the help."""
+        given = list(sys.argv[1:] if args is None else args) or ["--help"]
+        options = {"prog_name": prog_name, "complete_var": complete_var, **extra}
+        options |= {"standalone_mode": False, "windows_expand_args": windows_expand_args}
+        if not standalone_mode:
+            return super().main(given, **options)
+        prepare_streams()
+        try:
+            code = super().main(given, **options)
+        except Exception as error:
+            sys.exit(_misused(error))
+        sys.exit(code or 0)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command and flush all that it prints."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except (typer.Exit, typer.Abort):
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            if hasattr(error, "format_message"):
+                raise
+            raise typer.Exit(ended_by(error)) from None
+        return result
+
+
+def _misused(error: Exception) -> int:
+    """Say what is wrong with a command line; returns the exit code."""
+    message = getattr(error, "format_message", None)  # click's, or of typer's copy of click
+    if message is None:
+        return ended_by(error)
+    context = getattr(error, "ctx", None)
+    command = "induction-lens" if context is None else context.command_path
+    say(f"error: {message().rstrip('.')}; see {command} --help")
+    return int(getattr(error, "exit_code", 2))
+
 
 app = typer.Typer(
     name="induction-lens",
-    no_args_is_help=True,
+    cls=Commands,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -23,7 +77,7 @@ app = typer.Typer(
 them?
 
 Start with `induction-lens report`: it takes a small model that ships with the package, names its
-induction heads, knocks them out, and writes a page with what that did. MODEL is always one of
+induction heads, knocks them out, and writes a page that shows the effect. MODEL is always one of
 
 - a model that ships with the package: `induction-lens zoo` lists them;
 - a local folder: a Hugging Face model, or a snapshot that `induction-lens train` wrote;
@@ -39,7 +93,23 @@ DeviceOption = Annotated[
     Optional[str],  # noqa: UP045 - typer reads this at run time, also on Python 3.10
     typer.Option(help="Where to run: cpu, cuda, mps. Default: the best there is."),
 ]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code", help="Let Python code that comes with a model run. Read it first."
+    ),
+]
+CheckOption = Annotated[
+    bool,
+    typer.Option(
+        "--check/--no-check",
+        help="Compare the loaded model with Hugging Face's. Without it, faults go unnoticed.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Show no progress bars (a log never has any).")
+]
 
 
 def _print_version(wanted: bool) -> bool:
@@ -54,7 +124,7 @@ def _root(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print the version and leave."
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
         ),
     ] = False,
 ) -> None:
@@ -62,18 +132,23 @@ def _root(
 
 
 @contextmanager
-def for_users() -> Iterator[None]:
-    """Errors of the user as one line and exit code 2; whatever libraries print goes to stderr."""
-    try:
-        with redirect_stdout(sys.stderr):
-            yield
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        raise typer.Exit(2) from None
+def working() -> Iterator[None]:
+    """Send what libraries print inside the block to stderr."""
+    with redirect_stdout(sys.stderr):
+        yield
+
+
+def output(folder: str | Path) -> Path:
+    """A folder that can be written to; this is checked before the work starts.
+
+    Raises:
+        ValueError: If it is a file, lies in one, or the system refuses.
+    """
+    return checks.writable_folder("--out", folder)
 
 
 def print_json(value: Any) -> None:
-    """Print a result as JSON, None standing for what is not a number."""
+    """Print a result as JSON, with null for what is not a number."""
     print(json.dumps(finite(value), indent=1, allow_nan=False))
 
 

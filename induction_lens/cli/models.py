@@ -8,25 +8,31 @@ from typing import Annotated, Optional
 
 import typer
 
+from induction_lens import checks
+from induction_lens.ablation.methods import METHODS
 from induction_lens.cli.common import (
+    CheckOption,
     DeviceOption,
     JsonOption,
     ModelArgument,
+    QuietOption,
     SeedOption,
+    TrustOption,
     app,
-    for_users,
+    output,
     print_json,
     print_table,
     print_wrapped,
+    working,
 )
+from induction_lens.cli.failures import loading
 from induction_lens.detectors import DETECTORS, score_heads
-from induction_lens.files import output_folder
-from induction_lens.heads import Head, ScoreTable
-from induction_lens.knockout import METHODS
+from induction_lens.estimates import Estimate
+from induction_lens.heads import THRESHOLD, Head, ScoreTable
+from induction_lens.inputs.reading import TextSource
 from induction_lens.loading import load, zoo
-from induction_lens.metrics import Estimate
-from induction_lens.report import Report, report, words
-from induction_lens.report.evaluation import N_SEQUENCES
+from induction_lens.progress import libraries_follow
+from induction_lens.reports.model import Report, report, sentences
 
 
 @app.command("report")
@@ -34,12 +40,19 @@ def report_command(
     *,
     model: ModelArgument = "toy-2l",
     out: Annotated[
-        Optional[Path],  # noqa: UP045
+        Optional[str],  # noqa: UP045
         typer.Option("--out", "-o", help="Folder to write to. Default: ./MODEL-report."),
     ] = None,
     text: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option(help="File or folder of text to measure on; may be repeated."),
+        typer.Option(help="File, folder or hub data set to measure on; may be repeated."),
+    ] = None,
+    column: Annotated[
+        str, typer.Option(help="Column of .jsonl and .parquet files that holds the text.")
+    ] = "text",
+    encoding: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Encoding of text files. Default: UTF-8, or what their mark says."),
     ] = None,
     heads: Annotated[
         Optional[str],  # noqa: UP045
@@ -47,15 +60,27 @@ def report_command(
     ] = None,
     threshold: Annotated[
         float, typer.Option(help="Induction score above which a head is an induction head.")
-    ] = 0.3,
+    ] = THRESHOLD,
     method: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(help=f"How to knock out: {', '.join(METHODS)}. May be repeated; default all."),
     ] = None,
-    controls: Annotated[int, typer.Option(min=0, help="Random control sets per method.")] = 20,
-    sequences: Annotated[int, typer.Option(min=2, help="Sequences to measure losses on.")] = (
-        N_SEQUENCES
-    ),
+    controls: Annotated[int, typer.Option(min=0, help="Random control sets.")] = 20,
+    control_every_method: Annotated[
+        bool,
+        typer.Option(
+            "--control-every-method",
+            help="Run control sets with every method, not only with mean ablation.",
+        ),
+    ] = False,
+    sequences: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=2, help="Sequences to measure losses on. Default: 256; 64 from GPT-2 up."),
+    ] = None,
+    budget: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="About how long it may take, such as 90s or 2m: less is measured."),
+    ] = None,
     seed: SeedOption = 0,
     early: Annotated[
         Optional[int],  # noqa: UP045
@@ -69,11 +94,14 @@ def report_command(
         int, typer.Option(min=0, help="Positions on each side, for the windowed ICL score.")
     ] = 10,
     device: DeviceOption = None,
+    trust_remote_code: TrustOption = False,
+    check: CheckOption = True,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Find a model's induction heads, knock them out, and write a page about it.
 
-    The page, `index.html`, needs no network; its data lie beside it as CSV, Parquet and JSON.
+    The page, `index.html`, needs no network; its data are beside it as CSV, Parquet and JSON.
 
     Examples:
 
@@ -81,24 +109,30 @@ def report_command(
     - `induction-lens report gpt2 --out gpt2-report --sequences 64`
     - `induction-lens report ./my-model --text ./my-texts --heads 5.1,5.5`
     """
-    with for_users():
-        folder = output_folder(Path(f"{Path(model).name}-report") if out is None else out)
+    with working():
+        folder = output(f"{Path(model).resolve().name}-report" if out is None else out)
+        with loading(model), libraries_follow(not quiet):
+            loaded = load(model, device=device, trust_remote_code=trust_remote_code, check=check)
         found = report(
-            load(model, device=device),
-            text=_sources(text),
+            loaded,
+            text=_source(text, column=column, encoding=encoding),
             heads=None if heads is None else heads.replace(",", " ").split(),
             threshold=threshold,
             methods=method or METHODS,
             n_controls=controls,
+            control_every_method=control_every_method,
             n_sequences=sequences,
+            budget=budget,
             seed=seed,
             early=early,
             late=late,
             window=window,
+            progress=not quiet,
         )
         page = found.save(folder)
     if as_json:
-        print_json({"page": str(page), **found.to_dict()})
+        told = {"headline": found.headline, "summary": found.summary}
+        print_json({"page": str(page), **told, **found.to_dict()})
         return
     _print_report(found)
     print(f"\nThe page: {page.resolve()}")
@@ -113,39 +147,58 @@ def heads_command(
         Optional[list[str]],  # noqa: UP045
         typer.Option(help=f"{', '.join(DETECTORS)}. May be repeated; default all."),
     ] = None,
-    threshold: Annotated[float, typer.Option(help="Score above which a head is set apart.")] = 0.3,
+    sort: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            metavar="DETECTOR",
+            help="What to sort by. Default: induction, or else the first detector.",
+        ),
+    ] = None,
+    threshold: Annotated[
+        float, typer.Option(help="Score above which a head is in bold.")
+    ] = THRESHOLD,
     seed: SeedOption = 0,
     device: DeviceOption = None,
+    trust_remote_code: TrustOption = False,
+    check: CheckOption = True,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Score every head of a model on repeated random tokens.
 
-    The list is sorted by the first detector. A head in bold exceeds the threshold and what chance
-    explains. `--json` prints every head.
+    The list is sorted by induction, or by the detector that `--sort` names. A head in bold is above
+    the threshold there, and above what chance explains. `--json` prints every head, in the model's
+    order.
 
     Examples:
 
     - `induction-lens heads gpt2 --top 20`
+    - `induction-lens heads --sort previous_token`
     - `induction-lens heads --detector induction --json`
     """
-    with for_users():
-        scores = score_heads(
-            load(model, device=device),
-            detectors=detector,
-            seed=seed,
-            progress=True,
+    with working():
+        threshold = checks.real_number(
+            "--threshold", threshold, remedy=f"{THRESHOLD} is the usual one"
         )
+        chosen = checks.some_of("--detector", detector or DETECTORS, DETECTORS)
+        if sort is None:
+            sort = "induction" if "induction" in chosen else chosen[0]
+        checks.one_of("--sort", sort, chosen)
+        with loading(model), libraries_follow(not quiet):
+            loaded = load(model, device=device, trust_remote_code=trust_remote_code, check=check)
+        scores = score_heads(loaded, detectors=chosen, seed=seed, progress=not quiet)
     if as_json:
         print_json(scores.to_frame().to_dict("records"))
         return
-    first = next(iter(scores.values()))
-    _print_heads(scores, [head for head, _ in first.top(top)], first.above(threshold))
+    leading = scores[sort]
+    _print_heads(scores, [head for head, _ in leading.top(top)], leading.above(threshold))
 
 
 @app.command("zoo")
-def zoo_command(as_json: JsonOption = False) -> None:
+def zoo_command(*, quiet: QuietOption = False, as_json: JsonOption = False) -> None:
     """List the models that ship with the package."""
-    with for_users():
+    del quiet  # every command has this option, and nothing here takes time
+    with working():
         models = zoo()
     records = models.to_dict("records")
     if as_json:
@@ -158,7 +211,7 @@ def zoo_command(as_json: JsonOption = False) -> None:
                 row["name"],
                 f"{row['training_tokens'] / 1e6:.1f}M",
                 f"{row['held_out_loss']:.2f}",
-                words.nats(Estimate(row["icl_score"], row["icl_low"], row["icl_high"], 0)),
+                sentences.nats(Estimate(row["icl_score"], row["icl_low"], row["icl_high"], 0)),
                 row["description"],
             ]
             for row in records
@@ -166,14 +219,26 @@ def zoo_command(as_json: JsonOption = False) -> None:
     )
 
 
-def _sources(text: list[str] | None) -> list[str | Path] | None:
-    """Names that exist are files or folders; others are for `text_tokens` to judge."""
+def _source(text: list[str] | None, *, column: str, encoding: str | None) -> TextSource | None:
+    """What `--text` names; a command line names texts, and never contains them.
+
+    Raises:
+        ValueError: If it is a text, or `--column` or `--encoding` come without it.
+    """
     if not text:
+        if column != "text" or encoding is not None:
+            raise ValueError(
+                "expected --text with --column and --encoding, got none; name the files to read"
+            )
         return None
-    missing = [item for item in text if not Path(item).exists()]
+    written = [item for item in text if not item.strip() or len(item.split()) > 1]
+    missing = [item for item in written if not Path(item).exists()]
     if missing:
-        raise ValueError(f"expected files or folders of text, got {missing[0]}, which is not there")
-    return [Path(item) for item in text]
+        raise ValueError(
+            f"expected files, folders or hub data sets of text, got {missing[0]!r}, which is not "
+            "there; check the spelling, and the folder that you are in"
+        )
+    return TextSource(text, column, encoding)
 
 
 def _print_report(found: Report) -> None:
@@ -183,16 +248,21 @@ def _print_report(found: Report) -> None:
         print_wrapped(f"Note: {note}")
     shown = [head for head, _ in found.scores["induction"].top(8)]
     _print_heads(found.scores, shown, found.heads)
-    for definition, studies in (("windowed", found.windowed), ("two positions", found.studies)):
+    for definition, studies in found.definitions.items():
         first = next(iter(studies.values()))
         around = f" ±{first.window}" if first.window else ""
         where = f"{first.early} and {first.late}{around}"
-        title = f"ICL score at {where} ({definition}): {words.nats(first.clean)} nats clean"
+        title = f"ICL score at {where} ({definition}): {sentences.nats(first.clean)} nats clean"
         rows = [
-            [name, words.nats(study.ablated), words.nats(study.effect), words.rank_text(study)]
+            [
+                name,
+                sentences.nats(study.ablated),
+                sentences.nats(study.effect),
+                sentences.rank_text(study),
+            ]
             for name, study in studies.items()
         ]
-        columns = ["method", f"without {words.heads_text(found.studied)}", "change", "rank"]
+        columns = ["method", f"without {sentences.heads_text(found.studied)}", "change", "rank"]
         print_table(columns, rows, title=title)
 
 
@@ -201,7 +271,10 @@ def _print_heads(scores: ScoreTable, shown: Iterable[Head], strong: Iterable[Hea
     rows = [
         [
             f"[bold]{head}[/bold]" if head in bold else str(head),
-            *(words.number(one[head], signed=one.unit != "attention") for one in scores.values()),
+            *(
+                sentences.number(one[head], signed=one.unit != "attention")
+                for one in scores.values()
+            ),
         ]
         for head in shown
     ]

@@ -7,20 +7,23 @@ from typing import Annotated, Optional
 
 import typer
 
+from induction_lens import checks
 from induction_lens.cli.common import (
     DeviceOption,
     JsonOption,
+    QuietOption,
     SeedOption,
     app,
-    for_users,
+    output,
     print_json,
     print_table,
     print_wrapped,
+    working,
 )
-from induction_lens.files import output_folder
-from induction_lens.presets import PHASE_PRESETS, PRESETS, train_preset
-from induction_lens.reproduce import make_runs, reproduce
-from induction_lens.training_report import TrainingReport, training_report, words
+from induction_lens.reports.reproduce import reproduce
+from induction_lens.reports.training import TrainingReport, sentences, training_report
+from induction_lens.tracking.experiment import make_runs
+from induction_lens.training.presets import PHASE_PRESETS, PRESETS, train_preset
 
 
 @app.command("train")
@@ -31,10 +34,10 @@ def train_command(
         typer.Option(help=f"What to train: {', '.join(PRESETS | PHASE_PRESETS)}."),
     ] = None,
     all_presets: Annotated[
-        bool, typer.Option("--all-presets", help="Train all of phase-…, on the same text.")
+        bool, typer.Option("--all-presets", help="Train all phase-… presets on the same text.")
     ] = False,
     out: Annotated[
-        Optional[Path],  # noqa: UP045
+        Optional[str],  # noqa: UP045
         typer.Option("--out", "-o", help="Folder to write to. Default: ./PRESET-training."),
     ] = None,
     tokens: Annotated[
@@ -47,9 +50,8 @@ def train_command(
     ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = None,
-    resume: Annotated[
-        bool, typer.Option(help="Continue from what is in the folder, exactly.")
-    ] = True,
+    resume: Annotated[bool, typer.Option(help="Resume exactly from what is in the folder.")] = True,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train a toy model from nothing but the Python source on this machine.
@@ -63,21 +65,34 @@ def train_command(
     - `induction-lens train --preset phase-2l --seed 1 --text text --out phase-2l-seed-1`
     - `induction-lens train --all-presets --out phase`
     """
-    with for_users():
+    with working():
         if all_presets == (preset is not None):
-            raise ValueError("expected either --preset or --all-presets; give one of them")
+            got = "both" if all_presets else "neither"
+            raise ValueError(
+                f"expected either --preset or --all-presets, got {got}; give one of them"
+            )
         if all_presets and (text is not None or device is not None or not resume):
             raise ValueError(
-                "expected --text, --device and --no-resume with --preset alone; all presets share "
-                "OUT/text, and go on from what is in OUT"
+                "expected --text, --device and --no-resume only with --preset, got them with "
+                "--all-presets; all presets share OUT/text, and resume from what is in OUT"
             )
+        if preset is not None:
+            checks.one_of("--preset", preset, PRESETS | PHASE_PRESETS)
+        named = "all-presets" if preset is None else f"{preset}-training"
+        folder = output(named if out is None else out)
     if preset is None:
-        _train_all(out or Path("all-presets"), n_tokens=tokens, seed=seed, as_json=as_json)
+        _train_all(folder, n_tokens=tokens, seed=seed, quiet=quiet, as_json=as_json)
         return
-    with for_users():
-        folder = Path(f"{preset}-training") if out is None else out
+    with working():
         run = train_preset(
-            preset, folder, n_tokens=tokens, text=text, seed=seed, device=device, resume=resume
+            preset,
+            folder,
+            n_tokens=tokens,
+            text=text,
+            seed=seed,
+            device=device,
+            resume=resume,
+            progress=not quiet,
         )
     result = {
         "model": str(folder / "model"),
@@ -107,36 +122,36 @@ def dynamics_command(
     shipped: Annotated[
         bool, typer.Option("--shipped", help="Use the runs that ship with the package.")
     ] = False,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")] = Path(
-        "dynamics"
-    ),
+    out: Annotated[str, typer.Option("--out", "-o", help="Folder to write to.")] = "dynamics",
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show the phase change in training runs, and the paper's first three arguments, on one page.
 
-    Runs that were not measured yet are measured first, at each of their snapshots, into their
-    folder `tracked`. Runs of one model that differ in their seed are taken together.
+    Runs that are not measured yet are measured first, at each of their snapshots, into their folder
+    `tracked`. Runs of one model that differ only in their seed are combined.
 
     Examples:
 
     - `induction-lens dynamics --shipped`
     - `induction-lens dynamics phase/phase-* --out phase-page`
     """
-    with for_users():
+    with working():
         if shipped == bool(runs):
-            raise ValueError("expected either folders of runs or --shipped; give one of them")
-        output_folder(out)
-        found = training_report(runs or None)
-        page = found.save(out)
+            got = "both" if shipped else "neither"
+            raise ValueError(
+                f"expected either folders of runs or --shipped, got {got}; give one of them"
+            )
+        folder = output(out)
+        found = training_report(runs or None, progress=not quiet)
+        page = found.save(folder)
     _print_findings(found, page, as_json=as_json)
 
 
 @app.command("reproduce")
 def reproduce_command(
     *,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")] = Path(
-        "reproduction"
-    ),
+    out: Annotated[str, typer.Option("--out", "-o", help="Folder to write to.")] = "reproduction",
     quick: Annotated[
         bool, typer.Option("--quick", help="The two models of one layer only: minutes.")
     ] = False,
@@ -144,29 +159,30 @@ def reproduce_command(
         Optional[int],  # noqa: UP045
         typer.Option(min=1, help="Runs at a time, of one thread each. Default: one per core."),
     ] = None,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Reproduce the phase change of induction heads, and move it with smeared keys, from nothing.
 
     Learns a tokenizer from the Python source on this machine, trains models of one and two layers
     with plain and with smeared keys, measures them at every snapshot, and writes the page of
-    `induction-lens dynamics`. Interrupted, it goes on where it was when it is called again.
+    `induction-lens dynamics`. Run it again to resume after an interruption.
 
     Examples:
 
     - `induction-lens reproduce --quick`
     - `induction-lens reproduce --out phase`
     """
-    with for_users():
-        output_folder(out)
-        found = reproduce(out, quick=quick, processes=processes)
-    _print_findings(found, out / "index.html", as_json=as_json)
+    with working():
+        folder = output(out)
+        found = reproduce(folder, quick=quick, processes=processes, progress=not quiet)
+    _print_findings(found, folder / "index.html", as_json=as_json)
 
 
-def _train_all(out: Path, *, n_tokens: int | None, seed: int, as_json: bool) -> None:
-    presets = list(PHASE_PRESETS)
-    with for_users():
-        folders = make_runs(out, presets=presets, seeds=[seed], n_tokens=n_tokens, measured=False)
+def _train_all(out: Path, *, n_tokens: int | None, seed: int, quiet: bool, as_json: bool) -> None:
+    asked = {"presets": list(PHASE_PRESETS), "seeds": [seed], "n_tokens": n_tokens}
+    with working():
+        folders = make_runs(out, **asked, measured=False, progress=not quiet)
     if as_json:
         print_json({"runs": [str(folder) for folder in folders]})
         return
@@ -182,5 +198,5 @@ def _print_findings(found: TrainingReport, page: Path, *, as_json: bool) -> None
         return
     print(f"{found.headline}\n")
     print_wrapped(found.summary)
-    print_table(["model", "ICL score", "window", "midpoint"], words.rows(found))
+    print_table(["model", "ICL score", "window", "midpoint"], sentences.rows(found))
     print(f"\nThe page: {page.resolve()}")

@@ -1,19 +1,25 @@
 """Detectors: what a head attends to, and what it copies."""
 
-from induction_lens.detectors.attention import AttentionDetector, TargetMass, target_mask
+from induction_lens.detectors.attention import TargetMass, target_mask
 from induction_lens.detectors.copying import CopyingMass, copying_from_weights
+from induction_lens.detectors.detector import AttentionDetector, CopyingDetector, Detector
 from induction_lens.detectors.measure import Measure, measure
-from induction_lens.detectors.scoring import DETECTORS, Detector, prompts, score_heads
+from induction_lens.detectors.registry import BUILT_IN, DETECTORS, INDUCTION, own_detectors
+from induction_lens.detectors.scoring import prompts, score_heads
 
 __all__ = [
+    "BUILT_IN",
     "DETECTORS",
+    "INDUCTION",
     "AttentionDetector",
+    "CopyingDetector",
     "CopyingMass",
     "Detector",
     "Measure",
     "TargetMass",
     "copying_from_weights",
     "measure",
+    "own_detectors",
     "prompts",
     "score_heads",
     "target_mask",

@@ -1,19 +1,16 @@
 """Scores from attention patterns: how much of its attention a head puts where it should.
 
-1. A detector marks, for every query position, the keys that a perfect head would attend to
-   (`target_mask`).
-2. A query counts when at least one key is marked.
-3. The score is the attention on marked keys: summed over keys, averaged over the queries that
-   count.
+1. A detector lists, for every query position, the keys that a perfect head would attend to: its
+   targets (`AttentionDetector`).
+2. A query counts when it has at least one target.
+3. The score is the attention on targets: summed over keys, averaged over the queries that count.
 
-`TargetMass` reads the attention either off the model's patterns, inside hooks, or, without a
-pattern in memory, from queries and keys: `exp(q·k - total)`, where `total` is the logarithm of what
-the softmax divides by. Fused attention gives the totals; where it does not, they come from all
-scores, one block of queries at a time.
+`TargetMass` sums the attention on targets that `models.Attention` gives: off the model's patterns,
+or from queries and keys, with no pattern in memory.
 
-A perfect head scores 1, a head that rests on BOS scores 0. The marks of the induction detector are
-the "prefix matching" of Olsson et al. 2022 ("Head activation evaluators"): the token after *every*
-earlier occurrence of the current token.
+A perfect head scores 1, a head that rests on BOS scores 0. The targets of induction are the "prefix
+matching" of Olsson et al. 2022 ("Head activation evaluators"): the token after *every* earlier
+occurrence of the current token.
 
 What the scores leave out: what the head does with what it attends to (see `copying`).
 """
@@ -21,24 +18,31 @@ What the scores leave out: what the head does with what it attends to (see `copy
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from induction_lens.detectors.detector import AttentionDetector
 from induction_lens.detectors.measure import ratio_and_error
+from induction_lens.detectors.registry import attention_detector
 from induction_lens.heads import HeadScores
-from induction_lens.models import AttentionInputs, HookFunction, Model, hook_name, shape
-
-AttentionDetector = Literal["previous_token", "induction", "duplicate_token"]
-# Numbers in memory at a time, scores or coordinates. On a CPU 8 MiB took 1.1 times as long as 2; an
-# H200 took 31 times as long as with patterns, in blocks as small.
-_BLOCK, _BLOCK_ELSEWHERE = 2**19, 2**26
+from induction_lens.metrics import batches
+from induction_lens.models import (
+    Attention,
+    HookFunction,
+    Model,
+    PatternAttention,
+    Run,
+    Targets,
+    device_of,
+    hook_name,
+    shape,
+)
 
 
 def target_mask(
-    tokens: Int[Tensor, "batch pos"], detector: AttentionDetector
+    tokens: Int[Tensor, "batch pos"], detector: AttentionDetector | str
 ) -> Bool[Tensor, "batch query_pos key_pos"]:
     """The keys that a perfect head attends to, for every query. Position 0 is BOS, never a target.
 
@@ -47,58 +51,22 @@ def target_mask(
     - `induction`: every key `k <= q` whose previous token is the current one,
       `x[k - 1] == x[q]`, `k - 1 >= 1`.
     - `duplicate_token`: every key `k < q` with the current token, `x[k] == x[q]`, `k >= 1`.
+
+    Args:
+        tokens: Ids, with BOS at position 0.
+        detector: One of these names, or a detector of your own.
+
+    Raises:
+        ValueError: For another name, tokens that are no table of ids, or a detector whose targets
+            are not keys that a query sees.
+
+    Examples:
+        >>> import torch
+        >>> tokens = torch.tensor([[0, 5, 6, 7, 5, 6]])
+        >>> il.detectors.target_mask(tokens, "induction").nonzero().tolist()
+        [[0, 4, 2], [0, 5, 3]]
     """
-    n = tokens.shape[1]
-    query = torch.arange(n, device=tokens.device)[:, None]
-    key = torch.arange(n, device=tokens.device)[None, :]
-    if detector == "previous_token":
-        return ((key == query - 1) & (key >= 1)).expand(len(tokens), n, n)
-    # same[b, q, k]: the token at k is the one at q
-    same = tokens[:, :, None] == tokens[:, None, :]
-    if detector == "duplicate_token":
-        return same & (key < query) & (key >= 1)
-    follows = torch.zeros_like(same)
-    follows[:, :, 1:] = same[:, :, :-1]  # the token at k - 1 is the one at q
-    return follows & (key <= query) & (key >= 2)
-
-
-Targets = tuple[Int[Tensor, " target"], Int[Tensor, " target"], Int[Tensor, " target"]]
-
-
-def targets(tokens: Int[Tensor, "batch pos"], detector: AttentionDetector) -> Targets:
-    """The marks of `target_mask` as a list: rows, queries and keys, without a mask in memory.
-
-    For `induction` and `duplicate_token` they come from pairs of equal tokens: a token at `i` and
-    again at `q` makes the key `i` a duplicate, and the key `i + 1` one that follows.
-    """
-    n_rows, n_pos = tokens.shape
-    if detector == "previous_token":
-        row = torch.arange(n_rows, device=tokens.device).repeat_interleave(max(n_pos - 2, 0))
-        query = torch.arange(2, max(n_pos, 2), device=tokens.device).repeat(n_rows)
-        return row, query, query - 1
-    row, earlier, query = _equal_pairs(tokens)
-    return row, query, earlier if detector == "duplicate_token" else earlier + 1
-
-
-def _equal_pairs(tokens: Tensor) -> Targets:
-    """Every pair of positions 1 <= i < q of a row with equal tokens: rows, `i` and `q`."""
-    n_rows, n_pos = tokens.shape
-    rows = torch.arange(n_rows, device=tokens.device)[:, None]
-    keys = (tokens[:, 1:] + rows * (int(tokens.max()) + 1)).flatten()  # equal in a row alone
-    order = keys.argsort(stable=True)  # equal ones lie together, in the order of their positions
-    ordered = keys[order]
-    place = torch.arange(len(ordered), device=tokens.device)
-    new = torch.ones_like(ordered, dtype=torch.bool)
-    new[1:] = ordered[1:] != ordered[:-1]
-    first = torch.where(new, place, 0).cummax(0).values
-    n_before = place - first  # how many equal tokens come before, each of which makes a pair
-    later = place.repeat_interleave(n_before)
-    nth = torch.arange(len(later), device=tokens.device)
-    nth = nth - (n_before.cumsum(0) - n_before).repeat_interleave(n_before)
-    earlier = order[first[later] + nth]
-    query = order[later]
-    width = n_pos - 1
-    return query // width, earlier % width + 1, query % width + 1
+    return attention_detector(detector).mask(tokens)
 
 
 class TargetMass:
@@ -108,17 +76,23 @@ class TargetMass:
         self,
         model: Model,
         marked: Int[Tensor, "batch pos"],
-        detectors: Sequence[AttentionDetector],
+        detectors: Sequence[AttentionDetector | str],
     ) -> None:
-        """Measure these detectors, with targets marked on the tokens `marked`."""
+        """Measure these detectors, by name or as they are, with the targets of `marked` tokens."""
         self._shape = shape(model)
-        self._marked, self._detectors = marked, detectors
-        sizes = (self._shape.n_layers, self._shape.n_heads, len(marked))
-        self._mass = {name: torch.zeros(sizes, dtype=torch.float64) for name in detectors}
-        self._queries = {name: torch.zeros(len(marked), dtype=torch.float64) for name in detectors}
-        self._uniform = {name: torch.zeros(len(marked), dtype=torch.float64) for name in detectors}
-        self._targets: dict[AttentionDetector, Targets] = {}
+        self._marked = marked
+        self._detectors = {one.name: one for one in map(attention_detector, detectors)}
+        n_rows = len(marked)
+        self._mass = self._zeros(self._shape.n_layers, self._shape.n_heads, n_rows)
+        self._queries = self._zeros(n_rows)
+        self._uniform = self._zeros(n_rows)
+        self._targets: dict[str, Targets] = {}
         self._rows = slice(0, 0)
+
+    def _zeros(self, *sizes: int) -> dict[str, Tensor]:
+        """A table of sums for each detector."""
+        zeros = torch.zeros(sizes, dtype=torch.float64, device="cpu")
+        return {name: zeros.clone() for name in self._detectors}
 
     @property
     def last_hook(self) -> str:
@@ -133,8 +107,7 @@ class TargetMass:
 
         def on(layer: int) -> HookFunction:
             def hook(pattern: Float[Tensor, "batch head query_pos key_pos"]) -> None:
-                for name, (row, query, key) in self._targets.items():
-                    self._add(layer, name, row, pattern[row, :, query, key])
+                self.look(layer, PatternAttention(pattern))
 
             return hook
 
@@ -144,7 +117,7 @@ class TargetMass:
         """Find the targets of one batch: these rows of the whole."""
         marked = self._marked[rows].to(tokens.device)
         self._rows = rows
-        self._targets = {name: targets(marked, name) for name in self._detectors}
+        self._targets = {name: one.find(marked) for name, one in self._detectors.items()}
         for name, (row, query, _) in self._targets.items():
             n_rows, n_pos = marked.shape
             counted = torch.unique(row * n_pos + query) // n_pos
@@ -152,9 +125,7 @@ class TargetMass:
             share = 1 / (query + 1).double()  # of each key that the query sees
             self._uniform[name][rows] = share.new_zeros(n_rows).index_add_(0, row, share).cpu()
 
-    def _add(
-        self, layer: int, name: AttentionDetector, row: Tensor, attention: Float[Tensor, "_ head"]
-    ) -> None:
+    def _add(self, layer: int, name: str, row: Tensor, attention: Float[Tensor, "_ head"]) -> None:
         """Count the attention on some targets."""
         n_rows, n_heads = self._rows.stop - self._rows.start, attention.shape[1]
         total = attention.new_zeros(n_rows * n_heads, dtype=torch.float64)
@@ -163,80 +134,83 @@ class TargetMass:
         total.index_add_(0, cell.flatten(), attention.double().flatten())
         self._mass[name][layer, :, self._rows] += total.view(n_rows, n_heads).T.cpu()
 
-    def look(
-        self,
-        layer: int,
-        inputs: AttentionInputs,
-        totals: Float[Tensor, "batch head query_pos"] | None,
-        *,
-        scale: float,
-    ) -> None:
-        """Count a layer's attention on targets from its queries and keys; `totals`: what the
-        scores of each query come to, by `logsumexp`, where that is known."""
-        if totals is None:
-            self._look_at_all(layer, inputs.for_each_head(), scale=scale)
-        else:
-            self._look_at_targets(layer, inputs.for_each_head(), totals, scale=scale)
-
-    def _look_at_targets(
-        self, layer: int, inputs: AttentionInputs, totals: Tensor, *, scale: float
-    ) -> None:
-        """Scores of the targets alone, in blocks of targets."""
-        n_pos, n_heads, d_head = inputs.query.shape[1:]
-        queries, keys = (x.flatten(0, 1) for x in (inputs.query, inputs.key))
-        total_of = totals.transpose(1, 2).flatten(0, 1)
-        size = max(1, _block(keys) // (n_heads * d_head))
-        for name, marked in self._targets.items():
-            for row, query, key in zip(*(part.split(size) for part in marked), strict=True):
-                at = row * n_pos + query
-                product = queries.index_select(0, at)
-                product *= keys.index_select(0, row * n_pos + key)
-                scores = product.sum(-1) * scale
-                self._add(layer, name, row, (scores - total_of.index_select(0, at)).exp())
-
-    def _look_at_all(self, layer: int, inputs: AttentionInputs, *, scale: float) -> None:
-        """All scores, in blocks of queries."""
-        n_rows, n_pos, n_heads, _ = inputs.query.shape
-        keys = inputs.key.permute(0, 2, 3, 1).float()
-        size = max(1, _block(keys) // (n_rows * n_heads * n_pos))
-        for start in range(0, n_pos, size):
-            stop = min(start + size, n_pos)
-            block = inputs.query[:, start:stop].transpose(1, 2).float() * scale
-            scores = block @ keys[..., :stop]
-            future = torch.ones(stop - start, stop - start, dtype=torch.bool, device=keys.device)
-            scores[..., start:].masked_fill_(future.triu(1), -torch.inf)
-            total = scores.logsumexp(-1)
-            for name, (row, query, key) in self._targets.items():
-                inside = (start <= query) & (query < stop)
-                at, q, k = row[inside], query[inside] - start, key[inside]
-                self._add(layer, name, at, (scores[at, :, q, k] - total[at, :, q]).exp())
+    def look(self, layer: int, attention: Attention) -> None:
+        """Count a layer's attention on the targets of the batch."""
+        names = list(self._targets)
+        for index, row, on_targets in attention.on(list(self._targets.values())):
+            self._add(layer, names[index], row, on_targets)
 
     def finish(self, rows: slice) -> None:
         """Nothing is left to do after the pass."""
 
-    def by_sequence(self, detector: AttentionDetector) -> Float[Tensor, "layer head batch"]:
-        """The score of every head on each sequence alone; 0 where no query of it counts."""
+    def join(self, other: TargetMass) -> TargetMass:
+        """Add what was measured on more sequences, which may be of another length."""
+        for ours, theirs in (
+            (self._mass, other._mass),
+            (self._queries, other._queries),
+            (self._uniform, other._uniform),
+        ):
+            for name, values in theirs.items():
+                ours[name] = torch.cat([ours[name], values], dim=-1)
+        return self
+
+    def by_sequence(self, detector: str) -> Float[Tensor, "layer head batch"]:
+        """Every head's score on each sequence alone; 0 where no query of it counts."""
         return (self._mass[detector] / self._queries[detector].clamp(min=1)).float()
 
-    def scores(self, detector: AttentionDetector, *, null: TargetMass | None) -> HeadScores:
-        """The scores of one detector; `null` is the same measure on shuffled tokens."""
-        values, sem = ratio_and_error(self._mass[detector], self._queries[detector])
-        bound = None
+    def scores(self, detector: str, *, null: TargetMass | None) -> HeadScores:
+        """The scores of one detector, by name.
+
+        `null` is the same measure on the same sequences in random order, with the targets left in
+        place. So both are over the same queries, and the error of their difference is that of the
+        differences of sequences.
+        """
+        mass, queries = self._mass[detector], self._queries[detector]
+        values, sem = ratio_and_error(mass, queries)
+        n_sequences = int((queries > 0).sum())
+        chance, over_null_sem = None, None
         if null is not None:
-            chance, chance_sem = ratio_and_error(null._mass[detector], null._queries[detector])
-            bound = (chance + 1.96 * chance_sem).float()
-        queries = float(self._queries[detector].sum())
+            on_shuffled = null._mass[detector]
+            chance = ratio_and_error(on_shuffled, queries)[0].float()
+            over_null_sem = ratio_and_error(mass - on_shuffled, queries)[1].float()
         return HeadScores(
             name=detector,
             values=values.float(),
-            unit="attention",
+            unit=self._detectors[detector].unit,
             ceiling=1.0,
-            uniform=float(self._uniform[detector].sum()) / max(queries, 1.0),
-            null=bound,
+            uniform=float(self._uniform[detector].sum()) / max(float(queries.sum()), 1.0),
+            null=chance,
             sem=sem.float(),
+            over_null_sem=over_null_sem,
+            n_sequences=n_sequences or None,
         )
 
 
-def _block(x: Tensor) -> int:
-    """How many numbers to have in memory at a time, where `x` is."""
-    return _BLOCK if x.device.type == "cpu" else _BLOCK_ELSEWHERE
+def measure_attention(
+    run: Run,
+    tokens: Int[Tensor, "batch pos"],
+    masses: Sequence[TargetMass],
+    *,
+    batch_size: int | None = None,
+    progress: str | None = None,
+) -> None:
+    """Run a model once over some tokens, and let every mass look at its attention.
+
+    Args:
+        run: The model, ready to run on sequences of this length.
+        tokens: The sequences, checked.
+        masses: What to measure.
+        batch_size: Sequences per forward pass; None chooses by a memory budget.
+        progress: Title of a progress bar.
+    """
+
+    def look(layer: int, attention: Attention) -> None:
+        for mass in masses:
+            mass.look(layer, attention)
+
+    size = run.batch_size(tokens.shape[1]) if batch_size is None else batch_size
+    for rows in batches(len(tokens), size, progress=progress):
+        batch = tokens[rows].to(device_of(run.model))
+        for mass in masses:
+            mass.begin(batch, rows)
+        run.attention(batch, look)

@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from induction_lens.detectors.measure import ratio_and_error
+from induction_lens.detectors.registry import COPYING, COPYING_WEIGHTS
 from induction_lens.heads import HeadScores
 from induction_lens.models import (
     FINAL_SCALE,
@@ -48,9 +49,9 @@ class CopyingMass:
         W_U = unembedding(model).float()
         self._W_U = W_U - W_U.mean(dim=1, keepdim=True)
         sizes = (self._shape.n_layers, self._shape.n_heads, len(tokens))
-        self._attended = torch.zeros(sizes, dtype=torch.float64)
-        self._all = torch.zeros(sizes, dtype=torch.float64)
-        self._distinct = torch.zeros(len(tokens), dtype=torch.float64)
+        self._attended = torch.zeros(sizes, dtype=torch.float64, device="cpu")
+        self._all = torch.zeros(sizes, dtype=torch.float64, device="cpu")
+        self._distinct = torch.zeros(len(tokens), dtype=torch.float64, device="cpu")
         self._pending: list[tuple[Tensor, Tensor]] = []
 
     @property
@@ -68,7 +69,9 @@ class CopyingMass:
         self._source = source
         self._pending = []
         hooks: list[tuple[str, HookFunction]] = []
-        self._scale = torch.ones(tokens.shape, device=tokens.device)  # of models without norms
+        self._scale = torch.ones(
+            tokens.shape, dtype=torch.float32, device=tokens.device
+        )  # of models without norms
         if FINAL_SCALE in self._model.hook_dict:
             hooks.append((FINAL_SCALE, self._keep_scale))
         for layer in range(self._shape.n_layers):
@@ -112,6 +115,13 @@ class CopyingMass:
                 scaled = mass / self._scale[:, None, 1:]
                 store[layer, :, rows] = scaled.sum(-1).T.double().cpu()
 
+    def join(self, other: CopyingMass) -> CopyingMass:
+        """Add what was measured on more sequences, which may be of another length."""
+        self._attended = torch.cat([self._attended, other._attended], dim=-1)
+        self._all = torch.cat([self._all, other._all], dim=-1)
+        self._distinct = torch.cat([self._distinct, other._distinct])
+        return self
+
     def scores(self) -> HeadScores:
         """The copying score of every head."""
         share, sem = ratio_and_error(self._attended, self._all)
@@ -120,11 +130,12 @@ class CopyingMass:
         below = (share - chance) / chance
         empty = self._all.sum(-1) == 0  # attends to nothing but BOS, or never raises a logit
         values = torch.where(share >= chance, above, below).masked_fill(empty, 0.0)
-        slope = torch.where(share >= chance, 1 / max(1 - chance, 1e-12), 1 / chance)
+        slope = torch.full_like(share, 1 / chance)
+        slope[share >= chance] = 1 / max(1 - chance, 1e-12)
         return HeadScores(
-            name="copying",
+            name=COPYING.name,
             values=values.float(),
-            unit="copying",
+            unit=COPYING.unit,
             ceiling=1.0,
             uniform=0.0,
             sem=(sem * slope).float(),
@@ -138,7 +149,7 @@ def _distinct_tokens(
     rows = [torch.unique(row, return_inverse=True) for row in tokens]
     most = max(len(distinct) for distinct, _ in rows)
     sample = tokens.new_zeros(len(rows), most)
-    kept = torch.zeros(len(rows), most, device=tokens.device)
+    kept = torch.zeros(len(rows), most, dtype=torch.float32, device=tokens.device)
     for i, (distinct, _) in enumerate(rows):
         sample[i, : len(distinct)] = distinct
         kept[i, : len(distinct)] = 1.0
@@ -152,12 +163,17 @@ def copying_from_weights(model: Model) -> HeadScores:
     models that have one, is left out.
 
     Raises:
-        ValueError: if weights, or products of them, are not finite.
+        ValueError: If weights, or products of them, are not finite.
+
+    Examples:
+        >>> scores = il.detectors.copying_from_weights(il.load("toy-2l"))
+        >>> [(str(head), round(score, 2)) for head, score in scores.top(1)]
+        [('0.7', 0.51)]
     """
     sizes = shape(model)
     # d_model x d_model once, rather than d_vocab wide for every head
     token_overlap = unembedding(model).float() @ embedding(model).float()
-    values = torch.zeros(sizes.n_layers, sizes.n_heads)
+    values = torch.zeros(sizes.n_layers, sizes.n_heads, dtype=torch.float32, device="cpu")
     for layer in range(sizes.n_layers):
         W_O = output_weights(model, layer).float()
         circuits = W_O @ token_overlap @ value_weights(model, layer).float()
@@ -171,4 +187,5 @@ def copying_from_weights(model: Model) -> HeadScores:
         magnitude = eigenvalues.abs().sum(-1)
         ratio = eigenvalues.real.sum(-1) / magnitude.where(magnitude > 0, 1.0)
         values[layer] = ratio
-    return HeadScores(name="copying_weights", values=values, unit="copying", ceiling=1.0)
+    name, unit = COPYING_WEIGHTS.name, COPYING_WEIGHTS.unit
+    return HeadScores(name=name, values=values, unit=unit, ceiling=1.0)

@@ -6,6 +6,7 @@ of the size of an attention pattern outlives its layer.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
@@ -55,7 +56,16 @@ def measure(
     batch_size: int | None = None,
     progress: str | None = None,
 ) -> None:
-    """Run the model once over the tokens, and let every measure look."""
+    """Run the model once over the tokens, and let every measure look.
+
+    Examples:
+        >>> model = il.load("toy-2l")
+        >>> tokens = il.detectors.prompts(model)
+        >>> attention = il.detectors.TargetMass(model, tokens, ["induction"])
+        >>> il.detectors.measure(model, tokens, [attention])
+        >>> attention.scores("induction", null=None).above(0.3)
+        [Head(layer=1, head=6), Head(layer=1, head=4), Head(layer=1, head=7)]
+    """
     tokens = checked_tokens(model, tokens)
     check_weights(model)
     batch_size = batch_size or batch_size_for(model, tokens.shape[1])
@@ -76,10 +86,11 @@ def ratio_and_error(
 ) -> tuple[Float[Tensor, "layer head"], Float[Tensor, "layer head"]]:
     """`sum(part) / sum(whole)` over sequences, and its standard error (ratio estimator).
 
-    Zero where the whole is zero: a head that attends to nothing but BOS scores 0, not NaN.
+    Zero where the whole is zero: a head that attends to nothing but BOS scores 0, not NaN. Only
+    sequences whose whole is not zero count; where there is one alone, the error is infinite.
 
     Raises:
-        ValueError: if a sum is not finite, as activations in half precision may not be.
+        ValueError: If a sum is not finite, as activations in half precision may not be.
     """
     if not (torch.isfinite(part).all() and torch.isfinite(whole).all()):
         raise ValueError(
@@ -89,7 +100,7 @@ def ratio_and_error(
     total = whole.sum(-1)
     safe = total.where(total > 0, 1.0)
     ratio = part.sum(-1) / safe
-    n = part.shape[-1]
+    n = (whole > 0).sum(-1)
     residual = part - ratio[..., None] * whole
-    variance = residual.square().sum(-1) * (n / max(n - 1, 1))
-    return ratio, variance.sqrt() / safe
+    variance = residual.square().sum(-1) * n / (n - 1).clamp(min=1)
+    return ratio, (variance.sqrt() / safe).masked_fill(n == 1, math.inf)

@@ -2,33 +2,46 @@
 
 from __future__ import annotations
 
-import difflib
+import dataclasses
+import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
-from jaxtyping import Int
+import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from induction_lens.detectors.attention import AttentionDetector, TargetMass
+from induction_lens import checks
+from induction_lens.detectors.attention import TargetMass, measure_attention
 from induction_lens.detectors.copying import CopyingMass, copying_from_weights
+from induction_lens.detectors.detector import AttentionDetector, CopyingDetector, Detector
 from induction_lens.detectors.measure import Measure, measure
-from induction_lens.detectors.streaming import measure_streaming
+from induction_lens.detectors.registry import BUILT_IN, chosen_detectors
 from induction_lens.heads import HeadScores, ScoreTable
-from induction_lens.models import Model, checked_tokens, ordinary_ids, shape
-from induction_lens.tokens import repeated_random_tokens, shuffled
+from induction_lens.inputs.tokens import repeated_random_tokens, shuffled
+from induction_lens.models import (
+    Model,
+    Tokens,
+    checked_tokens,
+    device_of,
+    ordinary_ids,
+    run,
+    sequences_of,
+    shape,
+)
 
-Detector = Literal["previous_token", "induction", "duplicate_token", "copying", "copying_weights"]
-DETECTORS: tuple[Detector, ...] = get_args(Detector)
 Attention = Literal["auto", "pattern", "streaming"]
+Mass = TypeVar("Mass", TargetMass, CopyingMass)
 
 
 def score_heads(
     model: Model,
     *,
-    tokens: Int[Tensor, "batch pos"] | None = None,
-    text: Int[Tensor, "text_batch text_pos"] | None = None,
-    detectors: Sequence[Detector | str] | None = None,
+    tokens: Tokens | None = None,
+    text: Tokens | None = None,
+    mask: Int[Tensor, "_ _"] | Bool[Tensor, "_ _"] | None = None,
+    detectors: Sequence[Detector | str] | Detector | None = None,
     attention: Attention | str = "auto",
     shuffled_null: bool = True,
     seed: int = 0,
@@ -40,63 +53,131 @@ def score_heads(
     One forward pass over `tokens` serves all detectors. A second one, over the same tokens in
     random order, finds what each head scores by position alone.
 
+    Where the tokens ask nothing of a detector, such as induction of tokens of which none comes
+    twice, its scores are NaN, and its `note` says why.
+
     Args:
-        model: a hooked model.
-        tokens: what to score on, BOS at position 0; None draws 32 sequences of repeated random
-            tokens, four copies of 25, or of as many as fit a shorter context.
-        text: where given, `previous_token` is scored on this instead, as in the paper.
-        detectors: which detectors; None takes all of `DETECTORS`, or all but `copying` where
-            attention is streamed.
+        model: A hooked model.
+        tokens: What to score on, BOS at position 0; None draws 32 sequences of repeated random
+            tokens, as `prompts` does, in copies of 12 to 33 tokens.
+        text: Where given, detectors about positions (`previous_token`) are scored on this instead,
+            as in the paper.
+        mask: Of `tokens`: 1 for a token, 0 for padding, on either side. Tokens and text may also be
+            what a tokenizer returns, with `input_ids` and `attention_mask`. Padding is left out:
+            the scores are those of the sequences alone.
+        detectors: Which detectors: names out of `DETECTORS`, and `AttentionDetector`s of your own.
+            None takes all of `DETECTORS`, or all but `copying` where attention is streamed.
         attention: `pattern` reads the model's attention patterns; `streaming` computes the same
             scores from queries and keys in blocks, which is faster, and needs memory for no
             pattern; `auto` streams what it can: not `copying`, nor a model with hooks on it.
-        shuffled_null: whether to run the shuffled tokens, for `induction` and `duplicate_token`:
-            the attention of a head that knows nothing of the tokens, at the same positions. (It
-            means nothing for `previous_token`, which is about position.)
-        seed: seed of the random tokens and of the shuffle.
-        batch_size: sequences per forward pass; None chooses by a memory budget.
-        progress: show progress bars on stderr for what takes over two seconds.
+        shuffled_null: Whether to run the shuffled tokens, for detectors `by_content`, such as
+            `induction`: the attention of a head that knows nothing of the tokens,
+            at the same positions. (It means nothing for what is about position.) Each sequence is
+            compared with its own shuffle.
+        seed: Seed of the random tokens and of the shuffle.
+        batch_size: Sequences per forward pass; None chooses by a memory budget.
+        progress: Show progress bars on stderr for what takes over two seconds.
+
+    Returns:
+        A table of scores by name: built-in detectors in the order of `DETECTORS`, then own ones.
 
     Raises:
-        ValueError: for an unknown detector, tokens that the model cannot read, weights or scores
-            that are not finite, or a model or detector that streaming cannot serve.
+        ValueError: For an unknown detector, two of one name, targets that no query sees, tokens
+            that the model cannot read, weights or scores that are not finite, a model or detector
+            that streaming cannot serve, or an option that is out of range.
+
+    Examples:
+        >>> scores = il.score_heads(il.load("toy-2l"), detectors=["previous_token", "induction"])
+        >>> [(str(head), round(score, 2)) for head, score in scores["induction"].top(1)]
+        [('1.6', 0.52)]
+        >>> scores["previous_token"].above(0.3)
+        [Head(layer=0, head=2), Head(layer=1, head=1)]
     """
-    names = _checked(detectors, attention)
-    tokens = prompts(model, seed=seed) if tokens is None else checked_tokens(model, tokens)
-    text = None if text is None else checked_tokens(model, text)
-    on_text = text is not None and "previous_token" in names
-    by_attention: list[AttentionDetector] = [
-        name
-        for name in names
-        if name in ("induction", "duplicate_token") or (name == "previous_token" and not on_text)
-    ]
+    checks.model(model)
+    chosen = _checked(detectors, attention)
+    shuffled_null = checks.flag("shuffled_null", shuffled_null)
+    progress = checks.flag("progress", progress)
+    seed, batch_size = checks.seed(seed), checks.batch_size(batch_size)
+    if tokens is None:
+        checks.no_mask_alone(mask)
+        tokens = prompts(model, seed=seed)
+        mask = torch.ones_like(tokens)
+    sequences = [group for _, group in sequences_of(model, tokens, mask).groups()]
+    texts = [] if text is None else [group for _, group in sequences_of(model, text).groups()]
+    by_attention = [one for one in chosen if isinstance(one, AttentionDetector)]
+    on_text = [one for one in by_attention if texts and not one.by_content]
+    on_tokens = [one for one in by_attention if one not in on_text]
+    by_content = [one for one in by_attention if one.by_content]
+    copies = any(isinstance(one, CopyingDetector) and not one.from_weights for one in chosen)
 
-    run = partial(_run, model, attention, batch_size=batch_size, progress=progress)
-    mass = TargetMass(model, tokens, by_attention) if by_attention else None
-    copying = CopyingMass(model, tokens) if "copying" in names else None
-    run(tokens, [m for m in (mass, copying) if m is not None], "heads on tokens")
-    by_content: list[AttentionDetector] = [n for n in by_attention if n != "previous_token"]
-    null = TargetMass(model, tokens, by_content) if shuffled_null and by_content else None
-    if null is not None:
-        run(shuffled(tokens, seed=seed + 1), [null], "heads on shuffled tokens")
+    look = partial(_look, model, attention, batch_size=batch_size, progress=progress)
+    mass: TargetMass | None = None
+    copying: CopyingMass | None = None
+    null: TargetMass | None = None
+    read: TargetMass | None = None
+    for group in sequences:
+        seen = TargetMass(model, group, on_tokens) if on_tokens else None
+        copied = CopyingMass(model, group) if copies else None
+        look(group, [m for m in (seen, copied) if m is not None], "heads on tokens")
+        mass, copying = _joined(mass, seen), _joined(copying, copied)
+        if shuffled_null and by_content:
+            chance = TargetMass(model, group, by_content)
+            look(shuffled(group, seed=seed + 1), [chance], "heads on shuffled tokens")
+            null = _joined(null, chance)
 
-    def scores(name: Detector) -> HeadScores:
-        if name == "copying_weights":
+    for group in texts if on_text else []:
+        seen = TargetMass(model, group, on_text)
+        look(group, [seen], "heads on text")
+        read = _joined(read, seen)
+
+    def scores(detector: Detector) -> HeadScores:
+        if isinstance(detector, CopyingDetector) and detector.from_weights:
             return copying_from_weights(model)
-        if name == "copying":
+        if isinstance(detector, CopyingDetector):
             assert copying is not None
-            return copying.scores()
-        if name == "previous_token" and text is not None:
-            previous = TargetMass(model, text, ["previous_token"])
-            run(text, [previous], "heads on text")
-            return previous.scores("previous_token", null=None)
-        assert mass is not None
-        return mass.scores(name, null=null if name in by_content else None)
+            return _if_measured(detector, copying.scores(), sequences)
+        of_text = detector in on_text
+        measured, groups = (read, texts) if of_text else (mass, sequences)
+        assert measured is not None
+        of_chance = null if detector in by_content else None
+        return _if_measured(detector, measured.scores(detector.name, null=of_chance), groups)
 
-    return ScoreTable({name: scores(name) for name in names})
+    return ScoreTable({one.name: scores(one) for one in chosen})
 
 
-def _run(
+def _joined(so_far: Mass | None, more: Mass | None) -> Mass | None:
+    """What was measured on all groups of sequences so far."""
+    return more if so_far is None or more is None else so_far.join(more)
+
+
+def _if_measured(
+    detector: Detector, scores: HeadScores, groups: Sequence[Int[Tensor, "_ _"]]
+) -> HeadScores:
+    """The scores, or NaN where no query had anything to attend to: 0 would say that the heads do
+    not do what they were not asked to."""
+    if isinstance(detector, AttentionDetector):
+        # what uniform attention puts on targets is above 0 as soon as there is one
+        asked = scores.uniform != 0
+    else:
+        asked = groups[-1].shape[1] > 1
+    if asked:
+        return scores
+    nothing = torch.full_like(scores.values, math.nan)
+    note = f"{detector.unmeasured} in these sequences"
+    null = None if scores.null is None else nothing
+    return dataclasses.replace(
+        scores,
+        values=nothing,
+        null=null,
+        sem=nothing,
+        over_null_sem=None,
+        n_sequences=None,
+        uniform=None,
+        note=note,
+    )
+
+
+def _look(
     model: Model,
     attention: str,
     sequences: Int[Tensor, "batch pos"],
@@ -106,54 +187,75 @@ def _run(
     batch_size: int | None,
     progress: bool,
 ) -> None:
-    """Let every measure look at the sequences, streamed where that is asked for and can be."""
+    """Let every measure look at the sequences, without patterns where that is possible."""
     label = title if progress else None
     masses = [mass for mass in measures if isinstance(mass, TargetMass)]
-    if attention != "pattern" and measures and len(masses) == len(measures):
-        options = {"batch_size": batch_size, "progress": label}
-        if all(measure_streaming(model, sequences, mass, **options) for mass in masses):
-            return
-        _check_optional(model, attention)
-    if measures:
-        measure(model, sequences, measures, batch_size=batch_size, progress=label)
+    options: dict[str, Any] = {"batch_size": batch_size, "progress": label}
+    if measures and (attention == "pattern" or len(masses) < len(measures)):
+        measure(model, sequences, measures, **options)
+    elif measures:
+        tokens = checked_tokens(model, sequences)
+        with run(model, tokens[:1].to(device_of(model))) as road:
+            if attention == "streaming" and road.why_whole is not None:
+                raise ValueError(
+                    "expected a model whose layers can be run one by one, got a "
+                    f"{type(model).__name__} that cannot, because {road.why_whole}; pass "
+                    'attention="pattern"'
+                )
+            measure_attention(road, tokens, masses, **options)
 
 
-def _check_optional(model: Model, attention: str) -> None:
-    """Check that the model need not be streamed, which it cannot be."""
-    if attention == "streaming":
-        raise ValueError(
-            f"expected a model whose layers can be run one by one, got a {type(model).__name__} "
-            'that cannot, or with hooks on it; remove the hooks, or pass attention="pattern"'
-        )
+def prompts(
+    model: Model, *, n_sequences: int = 32, seed: int = 0, one_length: bool = False
+) -> Int[Tensor, "batch pos"]:
+    """Repeated random tokens, in copies whose length differs between sequences: 12 to 33 tokens.
+
+    Sequences have 101 tokens: BOS, and four copies of 25, eight of 12, or three of 33, the last one
+    cut off. So no distance back leads to the earlier copy in more than a few of them. In a shorter
+    context everything is shorter in proportion.
+
+    Args:
+        model: The model whose tokens to draw.
+        n_sequences: Sequences.
+        seed: Seed of the draw.
+        one_length: Whether all sequences have four copies of 25 instead, on which a head that goes
+            by distance passes for an induction head.
+
+    Raises:
+        ValueError: If an option is out of range, or the context too short.
+
+    Examples:
+        >>> il.detectors.prompts(il.load("toy-2l"), n_sequences=8).shape
+        torch.Size([8, 101])
+    """
+    checks.model(model)
+    one_length = checks.flag("one_length", one_length)
+    n_ids = len(ordinary_ids(model))
+    middle = max(1, min(25, (shape(model).n_ctx - 1) // 4, n_ids))
+    # a copy of one token says nothing of what follows what
+    fewest = min(middle, max(2, middle // 2))
+    most = min(4 * middle // 3, n_ids)
+    return repeated_random_tokens(
+        model,
+        n_tokens=middle if one_length else (fewest, most),
+        seq_len=1 + 4 * middle,
+        n_sequences=n_sequences,
+        seed=seed,
+    )
 
 
-def prompts(model: Model, *, n_sequences: int = 32, seed: int = 0) -> Int[Tensor, "batch pos"]:
-    """Repeated random tokens: four copies of 25, or of as many as fit a shorter context."""
-    room = min((shape(model).n_ctx - 1) // 4, len(ordinary_ids(model)))
-    n_tokens = max(1, min(25, room))
-    return repeated_random_tokens(model, n_tokens=n_tokens, n_sequences=n_sequences, seed=seed)
-
-
-def _checked(detectors: Sequence[str] | None, attention: str) -> list[Detector]:
-    if attention not in get_args(Attention):
-        raise ValueError(
-            f"expected attention to be one of {', '.join(get_args(Attention))}, got {attention!r}"
-        )
-    streamed = [name for name in DETECTORS if name != "copying"]
+def _checked(detectors: object, attention: str) -> list[Detector]:
+    """The detectors that were asked for, each of which can be measured in this way."""
+    checks.one_of("attention", attention, get_args(Attention))
+    streamed = [one for one in BUILT_IN if not one.reads_patterns]
     if detectors is None:
-        detectors = streamed if attention == "streaming" else DETECTORS
-    if not detectors:
-        raise ValueError(f"expected at least one of {', '.join(DETECTORS)}, got none")
-    for name in detectors:
-        if name not in DETECTORS:
-            close = difflib.get_close_matches(name, DETECTORS, n=1)
-            raise ValueError(
-                f"expected a detector out of {', '.join(DETECTORS)}, got {name!r}"
-                + "".join(f"; did you mean {detector!r}?" for detector in close)
-            )
-    if attention == "streaming" and "copying" in detectors:
-        raise ValueError(
-            f"expected detectors out of {', '.join(streamed)} with streamed attention, got "
-            "'copying', which reads whole patterns; leave it out"
+        return streamed if attention == "streaming" else list(BUILT_IN)
+    chosen = chosen_detectors(detectors)
+    unserved = next((one.name for one in chosen if one.reads_patterns), None)
+    if attention == "streaming" and unserved is not None:
+        listed = ", ".join(one.name for one in streamed)
+        condition = f"out of {listed} with streamed attention"
+        raise checks.refuse(
+            "detectors", condition, unserved, "it reads whole patterns, so leave it out"
         )
-    return [name for name in DETECTORS if name in detectors]
+    return chosen

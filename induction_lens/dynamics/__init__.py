@@ -1,6 +1,6 @@
 """What happens in the course of training: analyses over `Trajectory` objects."""
 
-from induction_lens.dynamics.change import Interval, PhaseChange, phase_change
+from induction_lens.dynamics.change import PhaseChange, phase_change
 from induction_lens.dynamics.cooccurrence import CoOccurrence, co_occurrence
 from induction_lens.dynamics.losses import (
     LossDerivative,
@@ -10,17 +10,20 @@ from induction_lens.dynamics.losses import (
     loss_pca,
     model_order,
 )
+from induction_lens.dynamics.seeds import holm, mean_over_seeds, ratio_over_seeds
 
 __all__ = [
     "CoOccurrence",
-    "Interval",
     "LossDerivative",
     "LossPCA",
     "ModelOrder",
     "PhaseChange",
     "co_occurrence",
+    "holm",
     "loss_derivative",
     "loss_pca",
+    "mean_over_seeds",
     "model_order",
     "phase_change",
+    "ratio_over_seeds",
 ]

@@ -5,9 +5,10 @@
 2. The window's ends are the bends of the continuous line of three pieces that fits best and is
    steepest in the middle; the midpoint is where the curve is halfway between the levels there.
 3. A one-sided test asks whether the window fits better than a smooth trend does, given the noise
-   (see `curves`). There is a change if p < 0.05 and it is larger than a stated minimum.
-4. Intervals: sequences are resampled, and seeds where there are several; steps 1 and 2 are done
-   anew each time.
+   (see `abruptness`). There is a change if p < 0.05 and it is larger than a stated minimum.
+4. Intervals of one run: sequences are resampled, noise is added as far as the curve is noisier than
+   sequences explain, step 2 is repeated, and midpoints are moved as far as the spacing of snapshots
+   leaves open. With several seeds: Student's t over the seeds that change by themselves.
 
 Olsson et al. 2022, "Argument 1", see the change by eye; the procedure here is this package's own.
 """
@@ -16,21 +17,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from induction_lens.dynamics.curves import (
-    MIN_SNAPSHOTS,
-    WindowSearch,
-    abruptness,
-    midpoints,
-    one_thread,
-)
-from induction_lens.trajectory import Trajectory
+from induction_lens import checks
+from induction_lens.dynamics.abruptness import Abruptness, AbruptnessTest
+from induction_lens.dynamics.curves import MIN_SNAPSHOTS, WindowSearch, midpoints, one_thread
+from induction_lens.dynamics.runs import checked_runs
+from induction_lens.dynamics.seeds import mean_over_seeds
+from induction_lens.estimates import Estimate, short_number
+from induction_lens.tracking.trajectory import Trajectory
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,33 +41,7 @@ LEVEL = 0.05
 """A change is found where p is below this."""
 MINIMUM = 0.1
 """Smallest change that counts: nats for the ICL score, share of attention for induction."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A number with its bootstrap confidence interval."""
-
-    value: float
-    """The estimate."""
-    low: float
-    """Lower end of the interval."""
-    high: float
-    """Upper end of the interval."""
-
-    @classmethod
-    def of(
-        cls, value: float, resampled: Float[Tensor, " resample"], *, confidence: float
-    ) -> Interval:
-        """The percentile interval of resampled estimates; NaN among them are left out."""
-        tail = (1 - confidence) / 2
-        ends = torch.tensor([tail, 1 - tail], dtype=resampled.dtype)
-        low, high = resampled.nanquantile(ends).tolist()
-        return cls(value, low, high)
-
-    def __str__(self) -> str:
-        """For instance, in tokens, `10.6M [10.2M, 11.0M]`."""
-        value, low, high = (short(number) for number in (self.value, self.low, self.high))
-        return f"{value} [{low}, {high}]"
+_NONE = torch.zeros(0, dtype=torch.float64, device="cpu")
 
 
 @dataclass(frozen=True)
@@ -77,44 +52,81 @@ class PhaseChange:
     """The curve: `icl`, the ICL score, which falls, or `induction`, the induction score of the
     strongest head, which rises."""
     found: bool
-    """Whether there is a change: p < 0.05, and as large as `minimum`."""
-    onset: Interval | None
+    """Whether there is a change: p < 0.05, and as large as `minimum`; with several seeds, also that
+    at least one changes by itself."""
+    onset: Estimate | None
     """Where it begins, in tokens; None where there is none."""
-    midpoint: Interval | None
+    midpoint: Estimate | None
     """Where it is half done, in tokens."""
-    end: Interval | None
+    end: Estimate | None
     """Where it ends, in tokens."""
     change: float
     """From onset to end: nats for `icl`, share of attention for `induction`; 0 where no window is
-    steeper than what is around it. The mean over seeds."""
+    steeper than what is around it. The mean over the seeds that change, or over all if none does.
+    """
     minimum: float
     """The smallest change that counts."""
     p_value: float
-    """Of the one-sided test against a smooth trend."""
+    """Of the one-sided test against a smooth trend; of all seeds together."""
     seeds: tuple[int, ...]
-    """Seeds of the runs; with several, the marks are geometric means over them."""
+    """Seeds of the runs."""
     n_sequences: int
     """Evaluation sequences that the curve is averaged over."""
     confidence: float
     """Level of the intervals."""
     midpoints: Float[Tensor, " resample"]
-    """The midpoint in each resample, in tokens; none where there is no change."""
+    """The midpoint of one run in each resample, in tokens; none where there is no change, or the
+    marks are over several seeds."""
+    changed: tuple[int, ...] = ()
+    """Seeds of the runs that change by themselves (p < 0.05 each): the marks are over these alone,
+    geometric means where there are several."""
+    seed_midpoints: tuple[float, ...] = ()
+    """The midpoint of each of them, in tokens."""
+
+    @property
+    def over(self) -> str:
+        """What the intervals are over: `sequences and snapshots`, or `3 seeds`."""
+        n = len(self.changed)
+        return f"{n} seeds" if n > 1 else "sequences and snapshots"
 
     def __str__(self) -> str:
         """`between 9.1M and 12.4M tokens, midpoint 10.6M [10.2M, 11.0M]`, or `none (p = 0.41)`."""
         if self.onset and self.midpoint and self.end:
-            onset, end = short(self.onset.value), short(self.end.value)
+            onset = short_number(self.onset.value)
+            end = short_number(self.end.value)
             return f"between {onset} and {end} tokens, midpoint {self.midpoint}"
+        if self.p_value < LEVEL and self.change_is_large():
+            return f"none (p = {self.p_value:.2g}, but no seed changes by itself)"
         if self.p_value < LEVEL:
             return f"none (a change of {self.change:+.3f}, smaller than {self.minimum:g})"
         return f"none (p = {self.p_value:.2g})"
+
+    def change_is_large(self) -> bool:
+        """Whether the change, found or not, is as large as `minimum`."""
+        return abs(self.change) >= self.minimum
+
+    def corrected(self, p_value: float) -> PhaseChange:
+        """The same with a p-value that is corrected for other tests: no change if it is too large.
+
+        Examples:
+            >>> run = il.tracking.Trajectory.read("runs/phase-2l-seed-0")
+            >>> change = il.dynamics.phase_change(run, n_resamples=100)
+            >>> print(change.corrected(9 * change.p_value))  # one of nine models, after Bonferroni
+            none (p = 0.089)
+        """
+        p_value = checks.real_number("p_value", p_value, least=0, most=1, remedy="a probability")
+        if p_value < LEVEL:
+            return replace(self, p_value=p_value)
+        nothing = {"onset": None, "midpoint": None, "end": None, "midpoints": _NONE}
+        none_of_them = {"changed": (), "seed_midpoints": ()}
+        return replace(self, found=False, p_value=p_value, **nothing, **none_of_them)
 
     def to_frame(self) -> pd.DataFrame:
         """One row each for onset, midpoint and end: `tokens`, `low`, `high`; NaN for no change."""
         import pandas as pd
 
         marks = {"onset": self.onset, "midpoint": self.midpoint, "end": self.end}
-        nowhere = Interval(math.nan, math.nan, math.nan)
+        nowhere = Estimate(math.nan, math.nan, math.nan)
         rows = [
             {"of": self.of, "mark": name, "tokens": mark.value, "low": mark.low, "high": mark.high}
             for name, mark in ((name, mark or nowhere) for name, mark in marks.items())
@@ -135,53 +147,62 @@ def phase_change(
     """The window of training in which in-context learning, or induction, appears abruptly.
 
     Abruptly means: faster, over ln(tokens), than an exponential relaxation or any other smooth
-    trend of `curves`, with a bend at both ends. So a run needs a before and an after. In smooth
-    curves with noise of 0.01 to 0.03 nats from snapshot to snapshot, simulated, p was below 0.05 at
-    most one time in ten, also where the noise of neighbouring snapshots correlates at 0.5; where
-    it correlates at 0.8 and snapshots are few (40), up to one time in five.
+    trend of `curves`, with a bend at both ends. So a run needs a before and an after. The noise
+    from snapshot to snapshot may correlate, and be larger early or late: both are estimated.
+    `tests/simulations/change_points.py` prints how often changeless curves pass, how often changes
+    are found, and how often intervals hold the true midpoint.
 
-    The intervals say how far the marks depend on which sequences were evaluated, and with several
-    seeds, on the seed. They do not know the noise of one training run, which needs more seeds.
-    Onset and end lie on snapshots; the midpoint lies between them.
+    The test asks for one window. A curve that changes twice may pass with a window around one of
+    the changes or around both, or fail, as it is described well by neither a window nor a trend.
+
+    Intervals of one run say how far the marks depend on which sequences were evaluated, on the
+    noise of the run, and on the spacing of its snapshots; not what another run would do. With
+    several seeds they are Student's t intervals over those that change: for what other seeds would
+    give that change, evaluated on the same sequences. Onset and end lie on snapshots.
 
     Args:
-        trajectories: one run, or several of the same model that differ in their seed.
+        trajectories: One run, or several of the same model that differ in their seed.
         of: `icl`, the ICL score, which falls; or `induction`, the induction score of the head that
             is `strongest` at the end, which rises.
-        minimum: the smallest change that counts, in nats for `icl`, or share of attention.
-        confidence: level of the bootstrap intervals.
-        n_resamples: bootstrap resamples, and simulations of the test.
-        seed: seed of both.
+        minimum: The smallest change that counts, in nats for `icl`, or share of attention.
+        confidence: Level of the intervals.
+        n_resamples: Resamples for the intervals of one run, and simulations of the test.
+        seed: Seed of both.
 
     Raises:
-        ValueError: if the runs are not of the same model and evaluation, or one has too few
-            snapshots or sequences, or an option is out of range.
+        ValueError: If the runs are not of the same model and evaluation, one comes twice or has too
+            few snapshots or sequences, or an option is out of range.
+
+    Examples:
+        >>> run = il.tracking.Trajectory.read("runs/phase-2l-seed-0")
+        >>> change = il.dynamics.phase_change(run, n_resamples=200)
+        >>> change.found
+        True
+        >>> [f"{mark.value / 1e6:.1f}M" for mark in (change.onset, change.midpoint, change.end)]
+        ['2.0M', '2.7M', '3.6M']
     """
-    runs = [trajectories] if isinstance(trajectories, Trajectory) else list(trajectories)
-    _check(runs, of=of, confidence=confidence, n_resamples=n_resamples)
+    runs = checked_runs(trajectories)
+    checks.one_of("of", of, get_args(Curve))
+    minimum = checks.real_number("minimum", minimum, least=0, remedy="for instance 0.1")
+    confidence = checks.confidence(confidence)
+    seed = checks.seed(seed)
+    n_resamples = checks.resamples(n_resamples)
+    _check(runs)
     of = "icl" if of == "icl" else "induction"
-    curves = [_Curve.read(run, of) for run in runs]
     # text and prompts are resampled independently of each other: see `co_occurrence`
     generator = torch.Generator().manual_seed(seed + (of == "induction"))
-    tests = [
-        abruptness(c.mean(), c.search, n_simulations=n_resamples, generator=generator)
-        for c in curves
+    curves = [_Curve.read(run, of, n_resamples, generator) for run in runs]
+    p_value = _p_value([curve.test for curve in curves])
+    changing = [
+        (run.seed, curve)
+        for run, curve in zip(runs, curves, strict=True)
+        if _p_value([curve.test]) < LEVEL and curve.change() >= minimum
     ]
-    observed = sum(ratio for ratio, _ in tests)
-    simulated = torch.stack([ratios for _, ratios in tests]).sum(0)
-    p_value = (1 + int((simulated >= observed).sum())) / (1 + n_resamples)
-    change = sum(c.change() for c in curves) / len(curves)
-    found = p_value < LEVEL and change >= minimum
-    marks: list[Interval | None] = [None, None, None]
-    middles = torch.zeros(0, dtype=torch.float64)
-    if found:
-        resampled = _resampled_marks(curves, n_resamples, generator).exp()
-        values = torch.stack([c.marks(c.mean()[None])[0] for c in curves]).mean(0).exp().tolist()
-        marks = [
-            Interval.of(value, column, confidence=confidence)
-            for value, column in zip(values, resampled.unbind(1), strict=True)
-        ]
-        middles = resampled[:, 1]
+    found = p_value < LEVEL and len(changing) > 0
+    counted = [curve for _, curve in changing] if found else curves
+    change = sum(curve.change() for curve in counted) / len(counted)
+    options = {"confidence": confidence, "n_resamples": n_resamples, "generator": generator}
+    marks, middles = _marks(counted, **options) if found else ((None, None, None), _NONE)
     return PhaseChange(
         of,
         found,
@@ -193,7 +214,16 @@ def phase_change(
         n_sequences=curves[0].values.shape[1],
         confidence=confidence,
         midpoints=middles,
+        changed=tuple(seed for seed, _ in changing) if found else (),
+        seed_midpoints=tuple(c.own_marks()[1].exp().item() for c in counted) if found else (),
     )
+
+
+def _p_value(tests: Sequence[Abruptness]) -> float:
+    """The share of simulations, of all runs together, that are as abrupt."""
+    observed = sum(test.observed for test in tests)
+    simulated = torch.stack([test.simulated for test in tests]).sum(0)
+    return (1 + int((simulated >= observed).sum())) / (1 + len(simulated))
 
 
 def curve_values(trajectory: Trajectory, of: Curve) -> Float[Tensor, "snapshot sequence"]:
@@ -204,27 +234,31 @@ def curve_values(trajectory: Trajectory, of: Curve) -> Float[Tensor, "snapshot s
     return trajectory.induction_by_sequence[:, head.layer, head.head].double()
 
 
-def short(tokens: float) -> str:
-    """A number of tokens in few characters: `10.6M`."""
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(tokens) >= size:
-            return f"{tokens / size:.1f}{letter}"
-    return f"{tokens:.0f}"
+@lru_cache(maxsize=4)
+def _test_on(x: tuple[float, ...]) -> AbruptnessTest:
+    """Runs that are compared have the same snapshots, so what the test prepares serves them all."""
+    return AbruptnessTest(torch.tensor(x, dtype=torch.float64, device="cpu"))
 
 
 @dataclass(frozen=True)
 class _Curve:
-    """One run's curve, turned over if it falls, without step 0."""
+    """One run's curve, turned over if it falls, without step 0, and how abrupt it is."""
 
     values: Float[Tensor, "snapshot sequence"]
     search: WindowSearch
+    test: Abruptness
 
     @classmethod
-    def read(cls, run: Trajectory, of: Curve) -> _Curve:
+    def read(
+        cls, run: Trajectory, of: Curve, n_simulations: int, generator: torch.Generator
+    ) -> _Curve:
         trained = run.tokens_seen > 0
         sign = -1 if of == "icl" else 1
         x = run.tokens_seen[trained].double().log()
-        return cls(sign * curve_values(run, of)[trained], WindowSearch.over(x))
+        values = sign * curve_values(run, of)[trained]
+        test = _test_on(tuple(x.tolist()))
+        abruptness = test(values.mean(1), n_simulations=n_simulations, generator=generator)
+        return cls(values, WindowSearch.over(x), abruptness)
 
     def mean(self) -> Float[Tensor, " snapshot"]:
         return self.values.mean(1)
@@ -233,38 +267,78 @@ class _Curve:
         windows = self.search.best(self.mean()[None])
         return (windows.end_level - windows.onset_level).nan_to_num().item()
 
+    def own_marks(self) -> Float[Tensor, " 3"]:
+        return self.marks(self.mean()[None])[0]
+
     def marks(self, curves: Float[Tensor, "curve snapshot"]) -> Float[Tensor, "curve 3"]:
         """Onset, midpoint and end of each curve, in ln(tokens); NaN where it has no window."""
-        x, windows = self.search.x, self.search.best(curves)
+        x = self.search.x
+        windows = self.search.best(curves)
         middle = midpoints(curves, x, windows)
         missing = middle.isnan()
         onset, end = (x[i].masked_fill(missing, math.nan) for i in (windows.onset, windows.end))
         return torch.stack([onset, middle, end], dim=1)
 
+    def resampled_marks(
+        self, n_resamples: int, generator: torch.Generator
+    ) -> Float[Tensor, "resample 3"]:
+        """Marks in ln(tokens) as they might have been."""
+        n_snapshots, n = self.values.shape
+        drawn = torch.randint(n, (n_resamples, n), generator=generator, device="cpu")
+        counts = torch.zeros(n_resamples, n, dtype=torch.float64, device="cpu")
+        counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
+        shape = (n_resamples, n_snapshots)
+        fresh = torch.randn(shape, dtype=torch.float64, generator=generator, device="cpu")
+        noise = fresh @ self.test.noise.T * math.sqrt(self._unexplained())
+        marks = self.marks(counts @ self.values.T / n + noise)
+        place = torch.rand(n_resamples, dtype=torch.float64, generator=generator, device="cpu")
+        marks[:, 1] += (place - 0.5) * self._gap()
+        return marks
 
-def _resampled_marks(
-    curves: list[_Curve], n_resamples: int, generator: torch.Generator
-) -> Float[Tensor, "resample 3"]:
-    """Marks in ln(tokens), over resampled sequences, the same for all seeds, and seeds."""
-    n = curves[0].values.shape[1]
-    drawn = torch.randint(n, (n_resamples, n), generator=generator)
-    counts = torch.zeros(n_resamples, n, dtype=torch.float64)
-    counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
-    marks = torch.stack([c.marks(counts @ c.values.T / n) for c in curves])
-    seeds = torch.randint(len(curves), (len(curves), n_resamples), generator=generator)
-    return marks[seeds, torch.arange(n_resamples)].mean(0)
+    def _unexplained(self) -> float:
+        """Share of the variance around the window that is more than sequences explain."""
+        window = self.search.best(self.mean()[None])
+        basis = torch.linalg.qr(self.search.design(window)).Q
+        left = self.values - basis @ (basis.T @ self.values)
+        whole = float(left.mean(1).square().sum())
+        n = left.shape[1]
+        of_sequences = float(left.var(1).sum()) / n
+        return max(0.0, 1 - of_sequences / whole) if whole > 0 else 0.0
+
+    def _gap(self) -> float:
+        """What the spacing of snapshots leaves open of the midpoint, in ln(tokens).
+
+        A change that lies between two snapshots may be halfway anywhere between them; of one that
+        several snapshots follow, little is left open. The fourth power stands for all between.
+        """
+        curve = self.mean()
+        window = self.search.best(curve[None])
+        middle = self.own_marks()[1]
+        after = int(torch.searchsorted(self.search.x, middle).clamp(1, len(curve) - 1))
+        rise = float(window.end_level - window.onset_level)
+        share = float(curve[after] - curve[after - 1]) / rise
+        return float(self.search.x[after] - self.search.x[after - 1]) * min(max(share, 0), 1) ** 4
 
 
-def _check(runs: list[Trajectory], *, of: str, confidence: float, n_resamples: int) -> None:
-    if of not in ("icl", "induction"):
-        raise ValueError(f"expected of='icl' or of='induction', got {of!r}; choose one of them")
-    if not 0 < confidence < 1 or n_resamples < 1:
-        raise ValueError(
-            "expected a confidence between 0 and 1 and n_resamples >= 1, got "
-            f"{confidence} and {n_resamples}; for instance 0.95 and 1000"
-        )
-    if not runs:
-        raise ValueError("expected at least one trajectory, got none; give one, or a list of them")
+def _marks(
+    curves: list[_Curve], *, confidence: float, n_resamples: int, generator: torch.Generator
+) -> tuple[tuple[Estimate, ...], Float[Tensor, " resample"]]:
+    """Onset, midpoint and end, and the midpoints of resamples where there is one curve."""
+    own = torch.stack([curve.own_marks() for curve in curves]).exp()
+    if len(curves) > 1:
+        over_seeds = {"geometric": True, "confidence": confidence, "unit": "tokens"}
+        return tuple(mean_over_seeds(column, **over_seeds) for column in own.T.tolist()), _NONE
+    [curve] = curves
+    n = curve.values.shape[1]
+    resampled = curve.resampled_marks(n_resamples, generator).exp()
+    marks = [
+        Estimate.of(value, column, n=n, confidence=confidence, unit="tokens")
+        for value, column in zip(own[0].tolist(), resampled.unbind(1), strict=True)
+    ]
+    return tuple(marks), resampled[:, 1]
+
+
+def _check(runs: Sequence[Trajectory]) -> None:
     for run in runs:
         seen = run.tokens_seen[run.tokens_seen > 0]
         if len(seen) < MIN_SNAPSHOTS or not (seen.diff() > 0).all():

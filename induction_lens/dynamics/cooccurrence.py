@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from induction_lens.dynamics.change import Interval, PhaseChange, curve_values, phase_change
-from induction_lens.trajectory import Trajectory
+from induction_lens.dynamics.change import PhaseChange, curve_values, phase_change
+from induction_lens.dynamics.runs import checked_run
+from induction_lens.estimates import Estimate, columns
+from induction_lens.tracking.trajectory import Trajectory
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,10 +23,10 @@ class CoOccurrence:
     """Of the ICL score."""
     induction: PhaseChange
     """Of the strongest head's induction score."""
-    lag: Interval | None
+    lag: Estimate | None
     """Midpoint of ICL minus that of induction, in tokens: positive where ICL comes later. None
     where either change is missing, here and below."""
-    ratio: Interval | None
+    ratio: Estimate | None
     """Midpoint of ICL divided by that of induction."""
     correlation: float | None
     """Spearman's rank correlation of the two curves over the snapshots inside either window: -1
@@ -45,10 +47,7 @@ class CoOccurrence:
         """One row: lag and ratio with intervals, the correlation, and how many snapshots it has."""
         import pandas as pd
 
-        row: dict[str, float | int | None] = {}
-        for name, interval in (("lag", self.lag), ("ratio", self.ratio)):
-            for part, field in (("", "value"), ("_low", "low"), ("_high", "high")):
-                row[name + part] = getattr(interval, field, None)
+        row: dict[str, Any] = {**columns("lag", self.lag), **columns("ratio", self.ratio)}
         row |= {"correlation": self.correlation, "n_snapshots": self.n_snapshots}
         return pd.DataFrame([row])
 
@@ -67,14 +66,23 @@ def co_occurrence(
     rank, whatever the cause: the correlation describes the window and has no p-value.
 
     Args:
-        trajectory: one run.
-        confidence: level of the bootstrap intervals.
-        n_resamples: bootstrap resamples (see `phase_change`).
-        seed: seed of the resampling.
+        trajectory: One run.
+        confidence: Level of the bootstrap intervals.
+        n_resamples: Bootstrap resamples (see `phase_change`).
+        seed: Seed of the resampling.
 
     Raises:
-        ValueError: as `phase_change`.
+        ValueError: As `phase_change`.
+
+    Examples:
+        >>> run = il.tracking.Trajectory.read("runs/phase-2l-seed-0")
+        >>> together = il.dynamics.co_occurrence(run, n_resamples=100)
+        >>> [f"{curve.midpoint.value / 1e6:.1f}M" for curve in (together.icl, together.induction)]
+        ['2.7M', '2.5M']
+        >>> f"{together.lag.value / 1e6:.2f}M"
+        '0.26M'
     """
+    checked_run(trajectory)
     options = {"confidence": confidence, "n_resamples": n_resamples}
     icl = phase_change(trajectory, of="icl", seed=seed, **options)
     induction = phase_change(trajectory, of="induction", seed=seed, **options)
@@ -82,9 +90,13 @@ def co_occurrence(
         return CoOccurrence(icl, induction, None, None, None, 0)
     if not (induction.midpoint and induction.onset and induction.end):
         return CoOccurrence(icl, induction, None, None, None, 0)
-    late, early = icl.midpoint.value, induction.midpoint.value
-    lag = Interval.of(late - early, icl.midpoints - induction.midpoints, confidence=confidence)
-    ratio = Interval.of(late / early, icl.midpoints / induction.midpoints, confidence=confidence)
+    late = icl.midpoint.value
+    early = induction.midpoint.value
+    shared: dict[str, Any] = {"n": icl.n_sequences, "confidence": confidence}
+    lags = icl.midpoints - induction.midpoints
+    lag = Estimate.of(late - early, lags, unit="tokens", **shared)
+    ratios = icl.midpoints / induction.midpoints
+    ratio = Estimate.of(late / early, ratios, unit="ratio", **shared)
     first = min(icl.onset.value, induction.onset.value)
     last = max(icl.end.value, induction.end.value)
     correlation, n = _rank_correlation(trajectory, first, last)

@@ -14,13 +14,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from induction_lens.trajectory import Trajectory
+from induction_lens import checks
+from induction_lens.dynamics.runs import checked_run, checked_runs
+from induction_lens.tracking.trajectory import Trajectory
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,14 +84,17 @@ class LossDerivative:
         """The derivative in the bin that holds a position, over training.
 
         Raises:
-            ValueError: if no bin holds it.
+            ValueError: If no bin holds it.
         """
-        holds = (self.first <= position) & (position <= self.last)
-        if not holds.any():
+        position = checks.whole_number("position", position)
+        first = int(self.first[0])
+        last = int(self.last[-1])
+        if not first <= position <= last:
             raise ValueError(
-                f"expected a position from {self.first[0]} to {self.last[-1]}, got {position}; "
+                f"expected a position from {first} to {last}, got {position}; "
                 "position 0 is BOS, which nothing precedes"
             )
+        holds = (self.first <= position) & (position <= self.last)
         return self.values[:, int(holds.int().argmax())]
 
     def to_frame(self) -> pd.DataFrame:
@@ -142,16 +147,23 @@ def loss_pca(trajectories: Sequence[Trajectory] | Trajectory) -> LossPCA:
     `explained` says how much is inside.
 
     Args:
-        trajectories: runs measured on the same tokens, step 0 included; or one run.
+        trajectories: Runs measured on the same tokens, step 0 included; or one run.
 
     Raises:
-        ValueError: if there is no run, the runs were not measured on the same tokens, or there are
-            fewer than 3 snapshots in all.
+        ValueError: If there is no run, one comes twice, the runs were not measured on the same
+            tokens, or there are fewer than 3 snapshots in all, or fewer than 2 tokens.
+
+    Examples:
+        >>> runs = [il.tracking.Trajectory.read(f"runs/phase-{n}l-seed-0") for n in (1, 2)]
+        >>> pca = il.dynamics.loss_pca(runs)
+        >>> pca.names
+        ('phase-1l-seed-0', 'phase-2l-seed-0')
+        >>> [round(share, 2) for share in pca.explained]
+        [0.7, 0.11]
     """
     from sklearn.decomposition import PCA
 
-    if isinstance(trajectories, Trajectory):
-        trajectories = [trajectories]
+    trajectories = checked_runs(trajectories)
     examples = {(run.evaluation, run.token_losses.shape[1]) for run in trajectories}
     n_snapshots = sum(len(run.steps) for run in trajectories)
     if len(examples) != 1 or n_snapshots < 3:
@@ -161,6 +173,13 @@ def loss_pca(trajectories: Sequence[Trajectory] | Trajectory) -> LossPCA:
             "tokenizer, seed and n_examples"
         )
     vectors = torch.cat([run.token_losses for run in trajectories]).double()
+    if vectors.shape[1] < 2 or not torch.isfinite(vectors).all():
+        raise checks.refuse(
+            "token_losses",
+            "finite losses of at least 2 tokens",
+            vectors,
+            "track the runs with more examples",
+        )
     pca = PCA(n_components=2, svd_solver="full")
     joint = torch.from_numpy(pca.fit_transform(vectors.numpy()))
     paths = joint.split([len(run.steps) for run in trajectories])
@@ -175,9 +194,10 @@ def loss_pca(trajectories: Sequence[Trajectory] | Trajectory) -> LossPCA:
 
 
 def _turns(path: Float[Tensor, "snapshot 2"]) -> Float[Tensor, " snapshot"]:
-    turns = torch.full((len(path),), math.nan, dtype=path.dtype)
+    turns = torch.full_like(path[:, 0], math.nan)
     step = path.diff(dim=0)
-    before, after = step[:-1], step[1:]
+    before = step[:-1]
+    after = step[1:]
     cross = before[:, 0] * after[:, 1] - before[:, 1] * after[:, 0]
     dot = (before * after).sum(1)
     rests = (before == 0).all(1) | (after == 0).all(1)
@@ -192,27 +212,40 @@ def loss_derivative(trajectory: Trajectory, *, n_bins: int = 12) -> LossDerivati
     allow: the first ones are wider, so that each holds at least 2 positions.
 
     Args:
-        trajectory: one run.
-        n_bins: bins to aim at; there are fewer where positions are too few.
+        trajectory: One run.
+        n_bins: Bins to aim at; there are fewer where positions are too few.
 
     Raises:
-        ValueError: if `n_bins` is below 1, or there are fewer than 2 positions with a loss.
+        ValueError: If `n_bins` is below 1, or there are fewer than 2 positions with a loss.
+
+    Examples:
+        >>> run = il.tracking.Trajectory.read("runs/phase-2l-seed-0")
+        >>> slope = il.dynamics.loss_derivative(run).at(position=100)
+        >>> [round(slope[i].item(), 2) for i in (0, -1)]  # before and after training
+        [0.03, -0.32]
     """
-    losses = trajectory.loss_by_position.double()
+    losses = checked_run(trajectory).loss_by_position.double()
+    n_bins = _checked_n_bins(n_bins)
     n_positions = losses.shape[1]
-    if n_bins < 1 or n_positions < 3:
+    if n_positions < 3:
         raise ValueError(
-            "expected n_bins >= 1 and at least 2 positions with a loss, got "
-            f"{n_bins} and {n_positions - 1}; use more bins or longer sequences"
+            f"expected at least 2 positions with a loss, got {n_positions - 1}; "
+            "use longer sequences"
         )
     edges = _bin_edges(n_positions, n_bins)
     slopes = []
     for first, past in pairwise(edges):
-        x = torch.arange(first, past, dtype=torch.float64).log()
+        x = torch.arange(first, past, dtype=torch.float64, device="cpu").log()
         x = x - x.mean()
         slopes.append(losses[:, first:past] @ x / x.square().sum())
-    first, past = torch.tensor(edges[:-1]), torch.tensor(edges[1:])
+    first = torch.tensor(edges[:-1], device="cpu")
+    past = torch.tensor(edges[1:], device="cpu")
     return LossDerivative(trajectory.tokens_seen, first, past - 1, torch.stack(slopes, dim=1))
+
+
+def _checked_n_bins(n_bins: object) -> int:
+    remedy = "for instance 12"
+    return checks.whole_number("n_bins", n_bins, least=1, most=10_000, remedy=remedy)
 
 
 def _bin_edges(n_positions: int, n_bins: int) -> list[int]:
@@ -241,32 +274,42 @@ def model_order(
     derivative inverts in the phase change.
 
     Args:
-        trajectories: two or more runs.
-        position: token index, from 1.
-        before: moment in tokens seen, for instance `phase_change(run).onset.value`.
-        after: a later moment; between snapshots, values are interpolated linearly in tokens.
+        trajectories: Two or more runs.
+        position: Token index, from 1.
+        before: Moment in tokens seen, for instance `phase_change(run).onset.value`.
+        after: A later moment; between snapshots, values are interpolated linearly in tokens.
         by: `loss`, the mean over `position` and `window` positions on each side of it, as far as
             there are any; or `derivative`, in the bin that holds `position`.
-        window: see `by`.
-        n_bins: see `loss_derivative`.
+        window: See `by`.
+        n_bins: See `loss_derivative`.
 
     Raises:
-        ValueError: if there are fewer than 2 runs, the position or a moment lies outside of one, or
-            `by` is something else.
+        ValueError: If there are fewer than 2 runs, one comes twice, the position or a moment lies
+            outside of one, the moments are not in order, or an option is out of range.
+
+    Examples:
+        >>> runs = [il.tracking.Trajectory.read(f"runs/phase-{n}l-seed-0") for n in (1, 2)]
+        >>> order = il.dynamics.model_order(runs, position=100, before=1e6, after=8e6)
+        >>> [round(loss, 1) for loss in order.before], [round(loss, 1) for loss in order.after]
+        ([4.0, 3.9], [3.4, 2.6])
     """
     import pandas as pd
 
-    if by not in ("loss", "derivative"):
-        raise ValueError(f"expected by='loss' or by='derivative', got {by!r}; choose one of them")
-    if len(trajectories) < 2:
-        raise ValueError(f"expected at least 2 runs to order, got {len(trajectories)}; give more")
-    earlier, later = [], []
+    trajectories = checked_runs(trajectories, least=2)
+    checks.one_of("by", by, get_args(Quantity))
+    position = checks.whole_number("position", position)
+    window = checks.whole_number("window", window, least=0)
+    n_bins = _checked_n_bins(n_bins)
+    before = checks.real_number("before", before, remedy="give a number of tokens seen")
+    after = checks.real_number("after", after, above=before, remedy="give a later moment")
+    earlier = []
+    later = []
     for run in trajectories:
         last = run.loss_by_position.shape[1] - 1
-        if not 1 <= position <= last or window < 0:
+        if not 1 <= position <= last:
             raise ValueError(
-                f"expected a position from 1 to {last} and a window >= 0, got {position} and "
-                f"{window} for {run.name!r}; position 0 is BOS, which nothing precedes"
+                f"expected a position from 1 to {last}, got {position} for {run.name!r}; "
+                "position 0 is BOS, which nothing precedes"
             )
         if by == "loss":
             around = slice(max(1, position - window), position + window + 1)
@@ -293,6 +336,6 @@ def _at(run: Trajectory, values: Float[Tensor, " snapshot"], tokens: float) -> f
     if not seen[0] <= tokens <= seen[-1]:
         raise ValueError(
             f"expected moments from {seen[0]:.0f} to {seen[-1]:.0f} tokens, those of the snapshots "
-            f"of {run.name!r}, got {tokens:.0f}"
+            f"of {run.name!r}, got {tokens:.0f}; name a moment between them"
         )
     return float(np.interp(tokens, seen.numpy(), values.numpy()))

@@ -4,13 +4,48 @@ Everything above works on the `Model` protocol, so that `HookedTransformer` and 
 need no second copy of any module.
 """
 
+from induction_lens.models.attention import Attention, PatternAttention, Targets
+from induction_lens.models.calls import Call, before_forward
 from induction_lens.models.classes import HAS_HOOKED_TRANSFORMER
-from induction_lens.models.describe import (
+from induction_lens.models.exclusive import InterventionError, exclusive, undone
+from induction_lens.models.fidelity import check_causal
+from induction_lens.models.from_scratch import (
+    check_device,
+    new_transformer,
+    toy_weights,
+)
+from induction_lens.models.hooks import (
+    FINAL_SCALE,
+    HookFunction,
+    Model,
+    Site,
+    device_of,
+    forward,
+    hook_name,
+    hook_points,
+    installed,
+    keep,
+    running,
+    untyped,
+)
+from induction_lens.models.layerwise import Layer, LayerByLayer, run
+from induction_lens.models.passes import (
+    Unembedder,
+    logits_at,
+    losses_at,
+    run_until,
+    tolerance,
+    unembedded_losses,
+)
+from induction_lens.models.pretrained import best_device, is_model, load_pretrained
+from induction_lens.models.projections import AttentionInputs
+from induction_lens.models.properties import (
     ModelShape,
     batch_size_for,
     bos_id,
     centres,
     check_weights,
+    check_zero_removes,
     checked_tokens,
     class_name,
     embedding,
@@ -26,61 +61,57 @@ from induction_lens.models.describe import (
     value_weights,
     weights_hash,
 )
-from induction_lens.models.hooks import (
-    FINAL_SCALE,
-    HookFunction,
-    InterventionError,
-    Model,
-    Site,
-    before_forward,
-    device_of,
-    hook_name,
-    hook_points,
-    installed,
-    keep,
-    running,
-)
-from induction_lens.models.native import (
-    check_device,
-    new_transformer,
-    toy_weights,
-)
-from induction_lens.models.passes import (
-    Unembedder,
-    logits_at,
-    losses_at,
-    run_until,
-    unembedded_losses,
-)
-from induction_lens.models.pretrained import best_device, is_model, load_pretrained
-from induction_lens.models.projecting import AttentionInputs
-from induction_lens.models.proof import prove_writes_land
 from induction_lens.models.rotary import rotate, rotate_halves
-from induction_lens.models.stream import Stream, streaming
+from induction_lens.models.run import Run, Whole
+from induction_lens.models.sequences import (
+    FEWEST_DOCUMENTS,
+    Sequences,
+    TextTokens,
+    Tokens,
+    sequences_of,
+    units_of,
+)
+from induction_lens.models.surroundings import undisturbed
+from induction_lens.models.write_checks import prove_writes_land
 
 __all__ = [
+    "FEWEST_DOCUMENTS",
     "FINAL_SCALE",
     "HAS_HOOKED_TRANSFORMER",
+    "Attention",
     "AttentionInputs",
+    "Call",
     "HookFunction",
     "InterventionError",
+    "Layer",
+    "LayerByLayer",
     "Model",
     "ModelShape",
+    "PatternAttention",
+    "Run",
+    "Sequences",
     "Site",
-    "Stream",
+    "Targets",
+    "TextTokens",
+    "Tokens",
     "Unembedder",
+    "Whole",
     "batch_size_for",
     "before_forward",
     "best_device",
     "bos_id",
     "centres",
+    "check_causal",
     "check_device",
     "check_weights",
+    "check_zero_removes",
     "checked_tokens",
     "class_name",
     "device_of",
     "embedding",
+    "exclusive",
     "first_nan_layer",
+    "forward",
     "hook_name",
     "hook_points",
     "installed",
@@ -98,14 +129,20 @@ __all__ = [
     "prove_writes_land",
     "rotate",
     "rotate_halves",
+    "run",
     "run_until",
     "running",
+    "sequences_of",
     "shape",
-    "streaming",
     "tokenizer_of",
+    "tolerance",
     "toy_weights",
+    "undisturbed",
+    "undone",
     "unembedded_losses",
     "unembedding",
+    "units_of",
+    "untyped",
     "value_weights",
     "weights_hash",
 ]

@@ -5,8 +5,12 @@ Importing them takes seconds with TransformerLens 4, which loads them lazily its
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
 from typing import Any
+
+import torch
 
 HAS_HOOKED_TRANSFORMER: bool = find_spec("transformer_lens.HookedTransformer") is not None
 """Whether this TransformerLens still has `HookedTransformer` (3.9 has, 4.0 removed it)."""
@@ -48,3 +52,23 @@ def is_bridge(model: object) -> bool:
 def is_hooked(model: object) -> bool:
     """Whether this is a `HookedTransformer`."""
     return HAS_HOOKED_TRANSFORMER and isinstance(model, hooked_class())
+
+
+def usual_device() -> AbstractContextManager[Any]:
+    """Torch's usual default device, for a `with` block. Nothing is set if it is the default
+    already, because a device as a context slows down every call."""
+    is_usual = torch.get_default_device().type == "cpu"
+    return nullcontext() if is_usual else torch.device("cpu")
+
+
+@contextmanager
+def usual_defaults() -> Iterator[None]:
+    """Torch's usual default dtype and device, which TransformerLens relies on; those of the caller
+    are restored at the end."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with usual_device():
+            yield
+    finally:
+        torch.set_default_dtype(dtype)

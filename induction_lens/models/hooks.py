@@ -13,12 +13,17 @@ For the second, see `proof`.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
+
+from induction_lens.models.classes import is_hooked, usual_device
+from induction_lens.models.exclusive import InterventionError, exclusive, undone
 
 Site = Literal["k", "v", "z", "pattern", "resid_pre", "resid_post"]
 HookFunction = Callable[[Tensor], Tensor | None]
@@ -36,7 +41,7 @@ FINAL_SCALE = "ln_final.hook_scale"
 
 @runtime_checkable
 class Model(Protocol):
-    """What this package needs of a model: `HookedTransformer` and `TransformerBridge` have it."""
+    """What this package needs from a model; `HookedTransformer` and `TransformerBridge` have it."""
 
     @property
     def cfg(self) -> Any:
@@ -58,13 +63,12 @@ def untyped(model: Model) -> Any:
     return model
 
 
-class InterventionError(RuntimeError):
-    """An intervention did not act: its numbers would have been those of a clean run."""
-
-
 def hook_name(site: Site, layer: int) -> str:
     """The name of a hook point: `hook_name("z", 1)` is `blocks.1.attn.hook_z`."""
     return _NAMES[site].format(layer=layer)
+
+
+_levels = itertools.count(-1, -1)  # those of TransformerLens's own contexts are positive
 
 
 @contextmanager
@@ -77,12 +81,13 @@ def installed(
     With `all_fire=False` a hook may never be called, because its layer is never run.
 
     Raises:
-        ValueError: if the model has no hook point of that name.
-        InterventionError: if the block ran to its end and a hook never fired.
+        ValueError: If the model has no hook point of that name.
+        InterventionError: If the block ran to its end and a hook never fired, or was removed before
+            the end, as `model.reset_hooks()` does; or another thread has heads knocked out.
     """
-    fired = [False] * len(hooks)
     points = hook_points(model, [name for name, _ in hooks])
-    handles: list[tuple[Any, Any]] = []
+    fired = [False] * len(hooks)
+    level = next(_levels)
 
     def watched(index: int, function: HookFunction) -> Callable[..., Tensor | None]:
         def hook_function(activation: Tensor, hook: object) -> Tensor | None:
@@ -91,15 +96,20 @@ def installed(
 
         return hook_function
 
-    try:
+    def remove() -> None:
+        for point in points:
+            point.remove_hooks("fwd", level=level)
+
+    with exclusive(model), undone(remove):
         for index, (point, (_, function)) in enumerate(zip(points, hooks, strict=True)):
-            point.add_hook(watched(index, function))
-            handles.append((point, point.fwd_hooks[-1]))
+            point.add_hook(watched(index, function), level=level)
         yield
-    finally:
-        for point, handle in handles:
-            handle.hook.remove()
-            point.fwd_hooks = [kept for kept in point.fwd_hooks if kept is not handle]
+        n_left = sum(handle.context_level == level for p in set(points) for handle in p.fwd_hooks)
+    if n_left < len(hooks):
+        raise InterventionError(
+            "expected our hooks to stay until the end of the block, but something removed them, as "
+            "model.reset_hooks() does; what ran after that ran without them"
+        )
     silent = [name for (name, _), did in zip(hooks, fired, strict=True) if not did]
     if silent and all_fire:
         raise InterventionError(
@@ -126,69 +136,70 @@ def hook_points(model: Model, names: Sequence[str]) -> list[Any]:
     """The hook points of these names.
 
     Raises:
-        ValueError: if one of them does not exist.
+        ValueError: If one of them does not exist.
     """
     available = model.hook_dict  # a property that is rebuilt on every access on bridges
     missing = [name for name in names if name not in available]
     if missing:
+        remedy = (
+            "its layers are not softmax attention of heads: pass another model"
+            if getattr(model, "compatibility_mode", False)
+            else "pass a decoder-only HookedTransformer, or a TransformerBridge after "
+            "enable_compatibility_mode(fold_value_biases=False)"
+        )
+        more = f" and {len(missing) - 2} more" if len(missing) > 2 else ""
         raise ValueError(
-            f"expected a model with the hook points {', '.join(missing)}, got a "
-            f"{type(model).__name__} without; pass a decoder-only HookedTransformer, or a "
-            "TransformerBridge after enable_compatibility_mode()"
+            f"expected a model with the hook points {', '.join(missing[:2])}{more}, got a "
+            f"{type(model).__name__} without; {remedy}"
         )
     return [available[name] for name in names]
 
 
 @contextmanager
 def running(model: Model) -> Iterator[None]:
-    """No gradients and no dropout, and the model's mode restored at the end."""
-    was_training = bool(getattr(model, "training", False))
-    if was_training:
-        untyped(model).eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        if was_training:
-            untyped(model).train()
+    """Turn off gradients and dropout and use torch's usual defaults; at the end restore everything,
+    including the mode of each part of the model.
+
+    Raises:
+        InterventionError: If another thread has heads knocked out of the model.
+    """
+    modes = [(part, part.training) for part in parts(model)]
+    with_gradients, dtype = torch.is_grad_enabled(), torch.get_default_dtype()
+
+    def restore() -> None:
+        torch.set_grad_enabled(with_gradients)
+        torch.set_default_dtype(dtype)
+        for part, mode in modes:
+            part.training = mode
+
+    with exclusive(model), undone(restore), usual_device():
+        torch.set_grad_enabled(False)
+        torch.set_default_dtype(torch.float32)
+        for part, mode in modes:
+            if mode:
+                part.training = False
+        yield
+
+
+def parts(model: Model) -> list[Any]:
+    """Every torch module of a model, including those of a wrapped Hugging Face model, which a
+    bridge does not list."""
+    wrapped = vars(untyped(model)).get("original_model")
+    wrapped_parts = [] if wrapped is None else wrapped.modules()
+    return list(dict.fromkeys([*untyped(model).modules(), *wrapped_parts]))
+
+
+def forward(model: Model, tokens: Int[Tensor, "batch pos"]) -> Any:
+    """Logits of sequences in which nothing is padding.
+
+    `HookedTransformer` masks what it takes for padding where its tokenizer pads on the left; that
+    is switched off for this call.
+    """
+    if is_hooked(model) and getattr(model, "tokenizer", None) is not None:
+        return untyped(model)(tokens, padding_side="right")
+    return model(tokens)
 
 
 def device_of(model: Model) -> torch.device:
-    """Where the model's first parameter lives."""
+    """The device of the model's first parameter."""
     return next(untyped(model).parameters()).device
-
-
-@contextmanager
-def before_forward(model: Model, prepare: Callable[[Tensor], None]) -> Iterator[None]:
-    """Call `prepare(tokens)` before every forward pass inside the block.
-
-    The instance's `forward` is replaced, and put back at the end: unlike a torch pre-hook this is
-    also seen by `run_with_hooks` and `run_with_cache`, which call `forward` directly.
-    """
-    module = untyped(model)
-    own, forward = vars(module).get("forward"), module.forward
-    inside = False
-
-    def prepared(input: Any, *args: Any, **kwargs: Any) -> Any:
-        nonlocal inside
-        if not inside:
-            if not isinstance(input, Tensor):
-                raise ValueError(
-                    f"expected tokens as a tensor [batch pos], got {type(input).__name__}; "
-                    "tokenise the text first, for instance with text_tokens"
-                )
-            inside = True
-            try:
-                prepare(input)
-            finally:
-                inside = False
-        return forward(input, *args, **kwargs)
-
-    module.forward = prepared
-    try:
-        yield
-    finally:
-        if own is None:
-            del module.forward
-        else:
-            module.forward = own

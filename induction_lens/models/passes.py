@@ -1,9 +1,10 @@
-"""Forward passes that leave out what nobody reads.
+"""Forward passes that skip what is not used.
 
 - `losses_at` unembeds chosen positions only, a few at a time: a hook on the unembedding's input
   keeps it and lets one position through; the rest is unembedded in pieces, by a plain product with
   `W_U`, where that gives the model's own logits at the one position. No `[batch, pos, d_vocab]`
-  tensor ever exists.
+  tensor exists then. A model whose logits are more than that, or that has a user's hooks on it,
+  gives all of them (`fitness.unfit_for_unembedding`).
 - `run_until` ends a forward pass at a hook point.
 """
 
@@ -17,11 +18,18 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from induction_lens.models.hooks import InterventionError, Model, installed, untyped
+from induction_lens.models.fitness import unfit_for_unembedding
+from induction_lens.models.hooks import InterventionError, Model, forward, installed, untyped
 
 UNEMBED = "unembed.hook_in"
 # Pieces near the size of a CPU's caches: 16 MiB took 1.4 times as long.
 _LOGITS_BYTES = 4 * 2**20
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """How much rounding may change a number that is computed in another way, as a share of the
+    largest one."""
+    return 1e-4 if dtype in (torch.float32, torch.float64) else 3e-2
 
 
 class Stop(Exception):  # noqa: N818 - an end, not an error
@@ -32,7 +40,7 @@ def run_until(model: Model, tokens: Int[Tensor, "batch pos"], name: str | None) 
     """Run the model up to a hook point, its hooks included; None: to the end, without logits.
 
     Raises:
-        InterventionError: if the hook point never fires.
+        InterventionError: If the hook point never fires.
     """
     if name is None:
         logits_at(model, tokens, [0])
@@ -42,7 +50,7 @@ def run_until(model: Model, tokens: Int[Tensor, "batch pos"], name: str | None) 
         raise Stop
 
     with installed(model, [(name, stop)]), suppress(Stop):
-        model(tokens)
+        forward(model, tokens)
 
 
 def logits_at(
@@ -51,14 +59,14 @@ def logits_at(
     """Logits at some positions, in this order.
 
     Raises:
-        InterventionError: if the model does not let the other positions go.
+        InterventionError: If the model computes logits at the other positions too.
     """
 
     def select(residual: Tensor) -> Tensor:
         return residual[:, list(positions)]
 
     with installed(model, [(UNEMBED, select)]):
-        logits = model(tokens)
+        logits = forward(model, tokens)
     if logits.shape[1] != len(positions):
         raise InterventionError(
             f"expected logits at {len(positions)} positions, got {logits.shape[1]}; this "
@@ -73,11 +81,14 @@ def losses_at(
     """The losses, in nats, of the tokens at some positions, in this order.
 
     Raises:
-        InterventionError: as `logits_at`.
+        InterventionError: As `logits_at`.
     """
     # the logits one position before a token are those that predict it
     before = [position - 1 for position in positions]
     predicted = tokens[:, list(positions)]
+    if unfit_for_unembedding(model) is not None:
+        logits = forward(model, tokens)[:, before].float()
+        return F.cross_entropy(logits.mT, predicted, reduction="none")
     final: list[Tensor] = []
 
     def take(residual: Tensor) -> Tensor:
@@ -85,19 +96,19 @@ def losses_at(
         return residual[:, before[:1]]
 
     with installed(model, [(UNEMBED, take)]):
-        first = model(tokens)
+        first = forward(model, tokens)
     unembed = Unembedder(model)
     alone = unembed(final[0][:, :1])
     same = first.shape == alone.shape and torch.allclose(first, alone, rtol=1e-4, atol=1e-4)
     if not same and torch.isfinite(first).all():
-        # the model does more to its logits than unembed, such as capping them
+        # the model does more to its logits than unembed, such as scaling them
         logits = logits_at(model, tokens, before).float()
         return F.cross_entropy(logits.mT, predicted, reduction="none")
     return unembedded_losses(unembed, final[0], predicted)
 
 
 class Unembedder:
-    """From what the unembedding reads to logits, by a product with `W_U` as it lies in memory: a
+    """From what the unembedding reads to logits, by a product with `W_U` as it is in memory: a
     model's own module may copy it at every call."""
 
     def __init__(self, model: Model) -> None:

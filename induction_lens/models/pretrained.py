@@ -2,17 +2,20 @@
 
 With TransformerLens 3.9 an official model name gives a `HookedTransformer`. Everything else, and
 everything with TransformerLens 4, gives a `TransformerBridge` in compatibility mode, whose hook
-names and weights are those of a `HookedTransformer`.
+names and weights are those of a `HookedTransformer`. A wrapped model that does not predict what the
+Hugging Face model predicts is replaced by a plainer one, or refused.
 """
 
 from __future__ import annotations
 
-import warnings
+import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from induction_lens.models.checkpoint import Checkpoint, open_checkpoint
 from induction_lens.models.classes import (
     HAS_HOOKED_TRANSFORMER,
     bridge_class,
@@ -20,10 +23,22 @@ from induction_lens.models.classes import (
     is_bridge,
     is_hooked,
 )
+from induction_lens.models.families import own_context
+from induction_lens.models.fidelity import Reference, difference_from, reference_of
+from induction_lens.models.from_scratch import check_device
 from induction_lens.models.hooks import Model
-from induction_lens.models.native import check_device
+from induction_lens.models.refusing import (
+    Refused,
+    first_line,
+    is_out_of_memory,
+    out_of_memory,
+    refusing,
+)
+from induction_lens.models.surroundings import pickles_hold_weights_only, undisturbed
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+_log = logging.getLogger(__name__)
+_OWN_FORMAT = ("NeelNanda/", "ArthurConmy/", "Baidicoot/")  # no Hugging Face models
+_UNLIMITED = 2048  # what TransformerLens takes as the context where a configuration has no limit
 
 
 def best_device() -> str:
@@ -38,72 +53,148 @@ def is_model(candidate: object) -> bool:
     return is_bridge(candidate) or is_hooked(candidate)
 
 
-def is_official_name(name: str) -> bool:
-    """Whether TransformerLens lists this model, by its hub name or an alias."""
+def official_name(name: str) -> str | None:
+    """The hub name of a model that TransformerLens lists, by that name or an alias."""
     from transformer_lens.supported_models import MODEL_ALIASES, OFFICIAL_MODEL_NAMES
 
-    aliases = {alias for listed in MODEL_ALIASES.values() for alias in listed}
-    return name in OFFICIAL_MODEL_NAMES or name in aliases
+    if name in OFFICIAL_MODEL_NAMES:
+        return name
+    return next((hub for hub, aliases in MODEL_ALIASES.items() if name in aliases), None)
 
 
 def load_pretrained(
-    name: str, *, device: str | None = None, dtype: torch.dtype | None = None
+    name: str,
+    *,
+    device: str | None = None,
+    dtype: torch.dtype | None = None,
+    trust_remote_code: bool = False,
+    check: bool = True,
 ) -> Model:
     """Load a model by hub name or from a local Hugging Face folder.
 
-    A folder without a tokenizer loads too: `model.tokenizer` is then None.
+    A folder without a tokenizer loads too: `model.tokenizer` is then None. Value biases stay in the
+    values, so that setting a head's `z` to zero removes all of what the head adds.
+
+    Args:
+        name: A hub name or a folder.
+        device: Where to put the model; None for the best there is.
+        dtype: Type of its weights; None for float32.
+        trust_remote_code: Whether code that comes with the model may run.
+        check: Whether to compare the model's predictions with those of the Hugging Face model.
 
     Raises:
-        ValueError: if the folder holds no model, the hub does not give one of that name, or there
-            is no such device.
+        ValueError: The model cannot be read, or TransformerLens does not run it as Hugging Face
+            does, or there is no such device.
     """
     check_device(device)
-    device = device or best_device()
+    device = str(device or best_device())
     dtype = dtype or torch.float32
-    folder = Path(name)
-    if folder.exists():
-        return _load_folder(folder, device=device, dtype=dtype)
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:  # none on the hub
-        raise ValueError(f"expected a model, got the folder {name}, which does not exist")
-    try:
-        if HAS_HOOKED_TRANSFORMER and is_official_name(name):
-            with _quiet():
-                return hooked_class().from_pretrained(name, device=device, dtype=dtype)
-        with _quiet():
-            bridge = bridge_class().boot_transformers(name, device=device, dtype=dtype)
-    except OSError as error:
-        raise ValueError(
-            f"expected a model of this package, a Hugging Face model name or a local folder, got "
-            f"{name!r}, which could not be loaded ({str(error).splitlines()[0]}); check the "
-            "spelling and the network, or download the model and pass its folder"
-        ) from error
-    return _compatible(bridge)
+    is_folder = Path(name).exists()
+    hub_name = name if is_folder else official_name(name) or name
+    with undisturbed():
+        if hub_name.startswith(_OWN_FORMAT) and not is_folder:
+            return _load_own_format(hub_name, device=device, dtype=dtype)
+        checkpoint = open_checkpoint(hub_name, trust_remote_code=trust_remote_code)
+        return _first_faithful(checkpoint, device=device, dtype=dtype, check=check)
 
 
-def _load_folder(folder: Path, *, device: str, dtype: torch.dtype) -> Model:
-    if not (folder / "config.json").is_file():
-        raise ValueError(
-            f"expected a folder with a model (config.json and weights), got {folder}, which has no "
-            "config.json; pass the folder that save_pretrained or a snapshot wrote"
-        )
-    import transformers
+def _first_faithful(
+    checkpoint: Checkpoint, *, device: str, dtype: torch.dtype, check: bool
+) -> Model:
+    """The model, wrapped in the first way that predicts what the Hugging Face model predicts."""
+    context = own_context(checkpoint.config)
+    reference: Reference | None = None
+    failures: list[str] = []
+    for way, wrap in _ways(checkpoint).items():
+        # wrapping changes the Hugging Face model in place, so that each way starts from the files;
+        # what the last one holds is freed first
+        model = hf_model = None
+        hf_model = checkpoint.read_model(device=device, dtype=dtype)
+        if check and reference is None:
+            remedy = "check that it runs in transformers"
+            with refusing("a model that transformers can run", checkpoint.name, remedy):
+                reference = reference_of(hf_model, context or _UNLIMITED)
+        try:
+            model = wrap(checkpoint, hf_model, device, dtype)
+            difference = difference_from(reference, model) if reference else None
+        except Refused:
+            raise
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise out_of_memory(checkpoint.name, error) from error
+            failures.append(f"{way} fails ({first_line(error)})")
+            continue
+        if difference is None or difference.is_rounding:
+            for failure in failures:
+                _log.warning("%s: %s; %s is used instead", checkpoint.name, failure, way)
+            _set_context(model, context, checkpoint.name)
+            model.value_biases_kept = True  # which `check_zero_removes` could not tell
+            return model
+        failures.append(f"the log-probabilities of {way} are off by up to {difference.largest:.2g}")
+    raise Refused(
+        "expected a model that TransformerLens runs as Hugging Face does, got "
+        f"{checkpoint.name}, with which it does not: {'; '.join(failures)}; pass another model"
+    )
 
-    has_tokenizer = any((folder / file).is_file() for file in _TOKENIZER_FILES)
-    with _quiet():
-        hf_model = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation="eager"
-        )
-        tokenizer = (
-            transformers.AutoTokenizer.from_pretrained(folder)
-            if has_tokenizer
-            else _placeholder_tokenizer()
-        )
+
+def _ways(checkpoint: Checkpoint) -> dict[str, Callable[[Checkpoint, Any, str, torch.dtype], Any]]:
+    """How a checkpoint can be wrapped, best first."""
+    bridges = {
+        "TransformerBridge": _bridge,
+        "TransformerBridge with its weights as they are": _plain_bridge,
+    }
+    hooked = {"HookedTransformer": _hooked} if _can_be_hooked(checkpoint) else {}
+    return hooked | bridges
+
+
+def _can_be_hooked(checkpoint: Checkpoint) -> bool:
+    if not HAS_HOOKED_TRANSFORMER or checkpoint.folder is not None:
+        return False
+    from transformer_lens.loading_from_pretrained import NEED_REMOTE_CODE_MODELS
+
+    # for these names it would run code of the repository without being asked to
+    runs_code = checkpoint.name.startswith(NEED_REMOTE_CODE_MODELS)
+    return official_name(checkpoint.name) is not None and not runs_code
+
+
+def _hooked(checkpoint: Checkpoint, hf_model: Any, device: str, dtype: torch.dtype) -> Any:
+    return hooked_class().from_pretrained(
+        checkpoint.name,
+        hf_model=hf_model.to("cpu"),  # so that the device need not hold both
+        device=device,
+        dtype=dtype,
+        fold_value_biases=False,
+    )
+
+
+def _bridge(checkpoint: Checkpoint, hf_model: Any, device: str, dtype: torch.dtype) -> Any:
+    bridge = _booted(checkpoint, hf_model, device, dtype)
+    bridge.enable_compatibility_mode(disable_warnings=True, fold_value_biases=False)
+    return bridge
+
+
+def _plain_bridge(checkpoint: Checkpoint, hf_model: Any, device: str, dtype: torch.dtype) -> Any:
+    bridge = _booted(checkpoint, hf_model, device, dtype)
+    bridge.enable_compatibility_mode(disable_warnings=True, no_processing=True)
+    return bridge
+
+
+def _booted(checkpoint: Checkpoint, hf_model: Any, device: str, dtype: torch.dtype) -> Any:
+    tokenizer = checkpoint.read_tokenizer()
+    has_tokenizer = tokenizer is not None or checkpoint.folder is None
+    remedy = "pass a model of an architecture that it has"
+    with refusing("a model that TransformerLens can wrap", checkpoint.name, remedy):
         bridge = bridge_class().boot_transformers(
-            str(folder), hf_model=hf_model, tokenizer=tokenizer, device=device, dtype=dtype
+            checkpoint.name,
+            hf_model=hf_model,
+            tokenizer=tokenizer if has_tokenizer else _placeholder_tokenizer(),
+            device=device,
+            dtype=dtype,
+            trust_remote_code=checkpoint.trust_remote_code,
         )
     if not has_tokenizer:
         bridge.tokenizer = None
-    return _compatible(bridge)
+    return bridge
 
 
 def _placeholder_tokenizer() -> Any:
@@ -124,19 +215,31 @@ def _placeholder_tokenizer() -> Any:
     )
 
 
-def _compatible(bridge: Any) -> Model:
-    with _quiet():
-        bridge.enable_compatibility_mode(disable_warnings=True)
-    return bridge
+def _set_context(model: Any, own: int | None, name: str) -> None:
+    """Set the context that the model's configuration gives; TransformerLens misses some names for
+    it.
+
+    A `HookedTransformer` keeps masks of its own length, which can only be cut.
+    """
+    if own is None:
+        _log.info("%s sets no limit to its context; %d is used", name, model.cfg.n_ctx)
+    elif is_bridge(model) or own < model.cfg.n_ctx:
+        model.cfg.n_ctx = own
 
 
-class _quiet:  # noqa: N801
-    """Hide the warnings that loading libraries print about their own internals."""
+def _load_own_format(name: str, *, device: str, dtype: torch.dtype) -> Any:
+    """A model that TransformerLens keeps in a format of its own: there is nothing to compare with.
 
-    def __enter__(self) -> None:
-        self._caught = warnings.catch_warnings()
-        self._caught.__enter__()
-        warnings.simplefilter("ignore")
-
-    def __exit__(self, *exception: object) -> None:
-        self._caught.__exit__(None, None, None)
+    Its weights are pickles, read as weights only.
+    """
+    _log.info("only TransformerLens reads %s: there is no Hugging Face model to compare with", name)
+    remedy = "check the network; TransformerLens has to download it"
+    with (
+        refusing("a model that TransformerLens can read", name, remedy),
+        pickles_hold_weights_only(),
+    ):
+        if HAS_HOOKED_TRANSFORMER:
+            return hooked_class().from_pretrained(
+                name, device=device, dtype=dtype, fold_value_biases=False
+            )
+        return bridge_class().boot_tl_legacy(name, device=device, dtype=dtype)

@@ -12,8 +12,8 @@ from torch import Tensor
 def rotate(
     x: Float[Tensor, "batch pos head d_head"], positions: Sequence[int] | None = None
 ) -> Float[Tensor, "batch pos head d_head"]:
-    """Turn each adjacent pair of a head's coordinates by its position's angle, base 10000; where
-    not all positions are there, they are given."""
+    """Turn each adjacent pair of a head's coordinates by its position's angle, base 10000;
+    `positions` are given if `x` does not hold all of them."""
     d_head, at = x.shape[-1], range(x.shape[1]) if positions is None else positions
     rates = 1.0 / 10000 ** (torch.arange(0, d_head, 2, device=x.device).float() / d_head)
     angles = torch.outer(torch.tensor(list(at), device=x.device).float(), rates)[:, None]

@@ -12,9 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from induction_lens.dynamics import Interval
-from induction_lens.heads import Head
-from induction_lens.metrics import Estimate
+from induction_lens.estimates import Estimate
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -27,6 +25,7 @@ METHOD_COLORS: Mapping[str, str] = {
     "resample": "#1f9d74",
     "pattern-preserving": "#c2427f",
 }
+_OTHER_METHODS = ("#7a8f1c", "#2b9bb3", "#a0703c", "#5a63c8")
 SEQUENTIAL = [[0.0, "#eef2f7"], [0.35, "#9dbfe6"], [0.7, "#3b7dd8"], [1.0, "#123f7d"]]
 DIVERGING = [
     [0.0, "#1f7a5c"],
@@ -40,6 +39,13 @@ GRID = "rgba(127, 135, 148, 0.22)"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 Z95 = 1.96
 """Half-width of a 95% interval, in standard errors."""
+
+
+def method_color(label: str) -> str:
+    """The colour of an ablation method: the same in every figure, also for a user's own."""
+    if label in METHOD_COLORS:
+        return METHOD_COLORS[label]
+    return _OTHER_METHODS[sum(label.encode()) % len(_OTHER_METHODS)]
 
 
 def template() -> go.layout.Template:
@@ -126,7 +132,7 @@ def add_band(
 def add_estimate(
     figure: go.Figure,
     name: str,
-    estimate: Estimate | Interval,
+    estimate: Estimate,
     *,
     color: str,
     label: str | None = None,
@@ -157,9 +163,20 @@ def add_estimate(
     )
 
 
-def names_of(heads: Sequence[Head]) -> str:
-    """The heads in one line: `1.2, 1.5`."""
-    return ", ".join(str(head) for head in heads)
+def color_axis(
+    figure: go.Figure,
+    scale: list[list[Any]],
+    low: float,
+    high: float,
+    title: str | None = None,
+) -> None:
+    """Give a heat map its colours, from `low` to `high`, and perhaps a title."""
+    axis: dict[str, Any] = {"colorscale": scale, "cmin": low, "cmax": high}
+    if title is not None:
+        bar = {"thickness": 10, "outlinewidth": 0, "len": 0.9, "title": {"text": title}}
+        axis["colorbar"] = bar
+    kind = "diverging" if scale is DIVERGING else "sequential"  # pages have dark ones of both
+    figure.update_layout(coloraxis=axis, meta={"scale": kind})
 
 
 def plain(text: str) -> str:

@@ -10,15 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from induction_lens import checks
 from induction_lens.dynamics import LossDerivative, LossPCA, PhaseChange
-from induction_lens.dynamics.change import short
-from induction_lens.heads import Head
+from induction_lens.estimates import short_number
+from induction_lens.heads import THRESHOLD, Head
 from induction_lens.plots.results import binned
 from induction_lens.plots.style import (
     CLEAN,
@@ -27,11 +28,12 @@ from induction_lens.plots.style import (
     SEQUENTIAL,
     add_estimate,
     between,
+    color_axis,
     new_figure,
     plain,
     translucent,
 )
-from induction_lens.trajectory import Trajectory
+from induction_lens.tracking.trajectory import Trajectory
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -43,7 +45,6 @@ MODEL_COLORS = (
     *("#0e8a9e", "#8a6d3b", "#8b93a1"),
 )
 HEAD_COLORS = ("#d9662b", "#3b7dd8", "#1f9d74", "#9b5fc0", "#e0a021", "#c2427f")
-STRONG = 0.3  # induction score at the end from which a head is drawn in colour
 
 
 def icl_over_training(runs: Runs, changes: Changes, *, window_of: Sequence[str] = ()) -> go.Figure:
@@ -53,11 +54,26 @@ def icl_over_training(runs: Runs, changes: Changes, *, window_of: Sequence[str] 
         runs: Runs by model.
         changes: The phase change of each model's ICL score.
         window_of: Models whose windows are shaded; windows of many models hide each other.
+
+    Raises:
+        ValueError: There is no run.
+
+    Examples:
+        >>> run = il.tracking.Trajectory.read("runs/phase-2l-seed-0")
+        >>> change = il.dynamics.phase_change(run, n_resamples=100)
+        >>> figure = il.plots.icl_over_training({"2 layers": [run]}, {"2 layers": change})
+        >>> [trace.name for trace in figure.data]
+        ['2 layers']
     """
+    _check_by_model("runs", runs)
+    for seeds in runs.values():
+        for run in checks.several("each of runs", seeds):
+            _check_run(run)
     figure = new_figure([], height=440)
     for number, (model, seeds) in enumerate(runs.items()):
         for run in seeds:
-            icl, first = run.icl.double().mean(1), run is seeds[0]
+            icl = run.icl.double().mean(1)
+            first = run is seeds[0]
             _add_run(figure, run, icl, name=model, color=model_color(number), listed=first)
         if model in window_of and model in changes:
             _shade(figure, changes[model], color=model_color(number))
@@ -67,7 +83,17 @@ def icl_over_training(runs: Runs, changes: Changes, *, window_of: Sequence[str] 
 
 
 def induction_over_training(run: Trajectory, change: PhaseChange | None = None) -> go.Figure:
-    """The prefix-matching score of every head over training; heads that end above 0.3 in colour."""
+    """The prefix-matching score of every head over training; heads that end above 0.3 in colour.
+
+    Raises:
+        ValueError: This is no run.
+
+    Examples:
+        >>> run = il.tracking.Trajectory.read("runs/phase-2l-seed-0")
+        >>> il.plots.induction_over_training(run).data[-1].name  # the heads in colour come last
+        'head 1.0'
+    """
+    _check_run(run)
     scores = run.scores["induction"].double()
     figure = new_figure([], height=330)
     _add_heads(figure, run, scores, strong=_strong_heads(run))
@@ -82,8 +108,14 @@ def smear_over_training(run: Trajectory, change: PhaseChange | None = None) -> g
     """σ(α) of every head over training: 1 is a plain key, 0 the key of the token before.
 
     Raises:
-        ValueError: The run has no smeared keys.
+        ValueError: This is no run, or it has no smeared keys.
+
+    Examples:
+        >>> run = il.tracking.Trajectory.read("runs/phase-1l-smeared-seed-0")
+        >>> [trace.name for trace in il.plots.smear_over_training(run).data]
+        ['head 0.0', 'head 0.1', 'head 0.2', 'head 0.3']
     """
+    _check_run(run)
     if run.smear is None:
         raise ValueError(
             f"expected a run with smeared keys, got {run.name!r}; train one with smeared_keys=True"
@@ -110,16 +142,24 @@ def effects_over_training(
         change: The window to shade.
 
     Raises:
-        ValueError: The method was not tracked.
+        ValueError: This is no run, or the method was not tracked.
+
+    Examples:
+        >>> run = il.tracking.Trajectory.read("runs/phase-2l-seed-0")
+        >>> figure = il.plots.effects_over_training(run)
+        >>> [trace.name for trace in figure.data]
+        ['0.0', '0.1', '0.2', '0.3', '1.0', '1.1', '1.2', '1.3']
     """
     import plotly.graph_objects as go
 
-    method = next(iter(run.effects)) if method is None else method
-    if method not in run.effects:
+    _check_run(run)
+    if not run.effects:
         raise ValueError(
-            f"expected a method that was tracked, one of {', '.join(run.effects)}, got {method!r}; "
-            "track the run with methods=[...]"
+            "expected a run whose heads were knocked out, got one without effects; track it with "
+            "methods=[...]"
         )
+    tracked = list(run.effects)
+    method = tracked[0] if method is None else checks.one_of("method", method, tracked)
     trained = run.tokens_seen > 0
     figure = new_figure([], height=360)
     for head in _heads_of(run):
@@ -141,22 +181,39 @@ def effects_over_training(
     if change is not None:
         _shade(figure, change, color=CONTROL)
     _tokens_axis(figure, _last(run))
-    _color_axis(figure, SEQUENTIAL, 0.0, 1.0, "prefix<br>matching")
+    color_axis(figure, SEQUENTIAL, 0.0, 1.0, "prefix<br>matching")
     figure.update_yaxes(title_text="change of the ICL score (nats)", zeroline=True)
     return figure
 
 
 def loss_curves(run: Trajectory, *, n_curves: int = 9) -> go.Figure:
-    """Loss by token position (log scale) at moments spread over training, from grey to blue."""
+    """Loss by token position (log scale) at moments spread over training, from grey to blue.
+
+    Raises:
+        ValueError: This is no run, or no curve is asked for.
+
+    Examples:
+        >>> run = il.tracking.Trajectory.read("runs/phase-2l-seed-0")
+        >>> [trace.name for trace in il.plots.loss_curves(run, n_curves=3).data]  # in tokens seen
+        ['4.1k', '3.8M', '9.0M']
+    """
     import plotly.graph_objects as go
 
+    _check_run(run)
+    n_curves = checks.whole_number("n_curves", n_curves, least=1, remedy="for instance 9")
     trained = [i for i, seen in enumerate(run.tokens_seen.tolist()) if seen > 0]
-    places = torch.linspace(0, len(trained) - 1, min(n_curves, len(trained))).round().long()
+    places = (
+        torch.linspace(
+            0, len(trained) - 1, min(n_curves, len(trained)), dtype=torch.float32, device="cpu"
+        )
+        .round()
+        .long()
+    )
     figure = new_figure([], height=400)
     for number, place in enumerate(places.tolist()):
         snapshot = trained[place]
         centers, mean, _ = binned(run.loss_by_position[snapshot][None])
-        seen = short(float(run.tokens_seen[snapshot]))
+        seen = short_number(float(run.tokens_seen[snapshot]))
         share = number / max(len(places) - 1, 1)
         figure.add_trace(
             go.Scatter(
@@ -176,9 +233,19 @@ def loss_curves(run: Trajectory, *, n_curves: int = 9) -> go.Figure:
 def loss_derivative_map(
     derivative: LossDerivative, *, change: PhaseChange | None = None
 ) -> go.Figure:
-    """d(loss) / d(ln position) by token index and training tokens, both on log scales."""
+    """d(loss) / d(ln position) by token index and training tokens, both on log scales.
+
+    Raises:
+        ValueError: This is no derivative.
+
+    Examples:
+        >>> run = il.tracking.Trajectory.read("runs/phase-2l-seed-0")
+        >>> figure = il.plots.loss_derivative_map(il.dynamics.loss_derivative(run))
+        >>> figure.write_html("derivative.html")
+    """
     import plotly.graph_objects as go
 
+    checks.instance("derivative", derivative, LossDerivative, "get one from loss_derivative")
     trained = derivative.tokens_seen > 0
     seen = derivative.tokens_seen[trained].double()
     values = derivative.values[trained]
@@ -196,7 +263,7 @@ def loss_derivative_map(
     if change is not None:
         _mark_window(figure, change)
     _tokens_axis(figure, float(seen[-1]))
-    _color_axis(figure, DIVERGING, -limit, limit, "nats per<br>ln(pos)")
+    color_axis(figure, DIVERGING, -limit, limit, "nats per<br>ln(pos)")
     figure.update_yaxes(type="log", title_text="token index (log scale)", showgrid=False)
     return figure
 
@@ -209,16 +276,33 @@ def pca_paths(pca: LossPCA, changes: Changes, *, models: Sequence[str]) -> go.Fi
         changes: The phase change of each model's ICL score; colours are in its order, so that a
             model has the same here as in figures with more models.
         models: The model of each of the runs, in their order.
+
+    Raises:
+        ValueError: These are no paths, or there is not one model for each.
+
+    Examples:
+        >>> runs = [il.tracking.Trajectory.read(f"runs/phase-{n}l-seed-0") for n in (1, 2)]
+        >>> changes = {run.name: il.dynamics.phase_change(run, n_resamples=100) for run in runs}
+        >>> pca = il.dynamics.loss_pca(runs)
+        >>> figure = il.plots.pca_paths(pca, changes, models=[run.name for run in runs])
+        >>> [trace.name for trace in figure.data]
+        ['phase-1l-seed-0', 'phase-2l-seed-0']
     """
     import plotly.graph_objects as go
 
+    checks.instance("pca", pca, LossPCA, "get one from loss_pca")
+    models = checks.several("models", models)
+    if len(models) != len(pca.names):
+        raise checks.refuse("models", f"{len(pca.names)} names", models, "name that of each run")
     figure = new_figure([], height=520)
-    order, seen_before = list(dict.fromkeys([*changes, *models])), set[str]()
+    order = list(dict.fromkeys([*changes, *models]))
+    seen_before = set[str]()
     runs = zip(models, pca.names, pca.tokens_seen, pca.coordinates, strict=True)
     for model, name, seen, path in runs:
         listed = model not in seen_before
         seen_before.add(model)
-        change, color = changes.get(model), model_color(order.index(model))
+        change = changes.get(model)
+        color = model_color(order.index(model))
         sizes = [10 if _inside(change, tokens) else 4 for tokens in seen.tolist()]
         figure.add_trace(
             go.Scatter(
@@ -230,7 +314,7 @@ def pca_paths(pca: LossPCA, changes: Changes, *, models: Sequence[str]) -> go.Fi
                 showlegend=listed,
                 line={"color": color, "width": 1.6},
                 marker={"size": sizes, "color": color},
-                customdata=[short(float(tokens)) for tokens in seen.tolist()],
+                customdata=[short_number(float(tokens)) for tokens in seen.tolist()],
                 hovertemplate=f"{plain(name)}, %{{customdata}} tokens<extra></extra>",
             )
         )
@@ -247,13 +331,26 @@ def window_chart(changes: Changes, *, last: float, order: Sequence[str] | None =
         changes: Phase changes by model.
         last: Where the axis ends: the tokens that the models were trained on.
         order: The models from top to bottom; None: as in `changes`.
+
+    Raises:
+        ValueError: There is no change, or `last` is not above 0.
+
+    Examples:
+        >>> runs = [il.tracking.Trajectory.read(f"runs/phase-{n}l-seed-0") for n in (1, 2)]
+        >>> changes = {run.name: il.dynamics.phase_change(run, n_resamples=100) for run in runs}
+        >>> [change.found for change in changes.values()]
+        [False, True]
+        >>> il.plots.window_chart(changes, last=9e6).write_html("windows.html")
     """
     import plotly.graph_objects as go
 
+    _check_by_model("changes", changes)
+    last = checks.real_number("last", last, above=0, remedy="give a number of tokens")
     names = list(changes) if order is None else list(order)
     figure = new_figure([], height=90 + 46 * len(names))
     for name in names:
-        change, color = changes[name], model_color(list(changes).index(name))
+        change = changes[name]
+        color = model_color(list(changes).index(name))
         if not (change.onset and change.midpoint and change.end):
             words = str(change).replace("-", "−")
             figure.add_annotation(
@@ -286,6 +383,16 @@ def model_color(number: int) -> str:
     return MODEL_COLORS[number % len(MODEL_COLORS)]
 
 
+def _check_run(run: object) -> None:
+    checks.instance("run", run, Trajectory, "read one with Trajectory.read")
+
+
+def _check_by_model(name: str, values: object) -> None:
+    remedy = "pass a dictionary by model"
+    if not checks.instance(name, values, Mapping, remedy):
+        raise checks.refuse(name, "those of at least one model", values, remedy)
+
+
 def _last(run: Trajectory) -> float:
     return float(run.tokens_seen[-1])
 
@@ -298,7 +405,7 @@ def _heads_of(run: Trajectory) -> list[Head]:
 def _strong_heads(run: Trajectory) -> list[Head]:
     """Heads that end above the threshold, strongest first."""
     last = run.scores["induction"][-1]
-    strong = [head for head in _heads_of(run) if last[head.layer, head.head] >= STRONG]
+    strong = [head for head in _heads_of(run) if last[head.layer, head.head] >= THRESHOLD]
     return sorted(strong, key=lambda head: -float(last[head.layer, head.head]))
 
 
@@ -313,7 +420,8 @@ def _add_heads(
     for head in sorted(_heads_of(run), key=lambda head: head in strong):
         named = head in strong
         color = HEAD_COLORS[strong.index(head) % len(HEAD_COLORS)] if named else CONTROL
-        curve, width = values[:, head.layer, head.head], 2.4 if named else 1.0
+        curve = values[:, head.layer, head.head]
+        width = 2.4 if named else 1.0
         _add_run(figure, run, curve, name=f"head {head}", color=color, listed=named, width=width)
 
 
@@ -354,15 +462,6 @@ def _tokens_axis(figure: go.Figure, last: float) -> None:
     figure.update_xaxes(type="log", range=shown, title_text=title, exponentformat="SI")
 
 
-def _color_axis(
-    figure: go.Figure, scale: list[list[Any]], low: float, high: float, title: str
-) -> None:
-    bar = {"thickness": 10, "outlinewidth": 0, "len": 0.9, "title": {"text": title}}
-    axis = {"colorscale": scale, "cmin": low, "cmax": high, "colorbar": bar}
-    kind = "diverging" if scale is DIVERGING else "sequential"  # pages have dark ones of both
-    figure.update_layout(coloraxis=axis, meta={"scale": kind})
-
-
 def _shade(figure: go.Figure, change: PhaseChange, *, color: str) -> None:
     if change.onset and change.end:
         figure.add_vrect(
@@ -392,5 +491,6 @@ def _edges(seen: Float[Tensor, " snapshot"]) -> list[float]:
     """Where the cells of a heat map begin and end: halfway between neighbours on a log scale."""
     logs = seen.log()
     middle = (logs[1:] + logs[:-1]) / 2
-    first, last = 2 * logs[0] - middle[0], 2 * logs[-1] - middle[-1]
+    first = 2 * logs[0] - middle[0]
+    last = 2 * logs[-1] - middle[-1]
     return torch.cat([first[None], middle, last[None]]).exp().tolist()

@@ -89,7 +89,7 @@ def against_cache(shape: str, *, quick: bool) -> list[Row]:
 def streaming(*, quick: bool) -> list[Row]:
     """Attention computed in pieces against whole patterns, on the same number of tokens."""
     contexts = (64, 128, 256) if quick else (128, 256, 512, 1024, 2048, 4096)
-    model = il.build_toy(il.ToyConfig(n_ctx=contexts[-1]), device="cpu")
+    model = il.toys.build_toy(il.toys.ToyConfig(n_ctx=contexts[-1]), device="cpu")
     rows = []
     for context in contexts:
         tokens = tokens_for(model, contexts[-1] // context, context)
@@ -152,7 +152,7 @@ def cached_scores(model: Any, tokens: Tensor, *, only_patterns: bool) -> dict[st
     _, cache = model.run_with_cache(tokens, names_filter=names)
     found = {}
     for name in BY_ATTENTION:
-        marked = il.target_mask(tokens, name).float()
+        marked = il.detectors.target_mask(tokens, name).float()
         queries = marked.any(-1).sum()
         layers = range(model.cfg.n_layers)
         mass = [

@@ -44,8 +44,8 @@ def _arm(work: Work, along: str, size: int, quick: bool) -> Callable[[], Any]:
     shape = {"context": 128 if quick else 512, "heads": 4, "sequences": 2 if quick else 8}
     shape[along] = size
     context = shape["context"]
-    config = il.ToyConfig(d_head=32, n_heads=shape["heads"], n_ctx=context)
-    model = il.build_toy(config, device="cpu")
+    config = il.toys.ToyConfig(d_head=32, n_heads=shape["heads"], n_ctx=context)
+    model = il.toys.build_toy(config, device="cpu")
     tokens = tokens_for(model, shape["sequences"], context)
     if work == "detection":
         return functools.partial(score, model, tokens)

@@ -15,6 +15,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 import induction_lens as il
+from induction_lens.training.optimizers import _Muon
 
 
 class LeanAttention(nn.Module):
@@ -42,7 +43,7 @@ class LeanAttention(nn.Module):
 class LeanModel(nn.Module):
     """An attention-only transformer."""
 
-    def __init__(self, config: il.ToyConfig) -> None:
+    def __init__(self, config: il.toys.ToyConfig) -> None:
         super().__init__()
         self.embed = nn.Embedding(config.d_vocab, config.d_model)
         self.layers = nn.ModuleList(
@@ -118,5 +119,5 @@ def _optimizers(model: LeanModel) -> list[torch.optim.Optimizer]:
         rest += [layer.qkv.bias, layer.out.bias]
     return [
         torch.optim.AdamW(rest, lr=6e-3, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
-        torch.optim.Muon(matrices, lr=0.02, momentum=0.95, weight_decay=0.0),
+        _Muon(matrices, learning_rate=0.02),  # ours: torch's is far slower on most CPUs
     ]

@@ -43,18 +43,18 @@ def tokens_for(model: Any, n_sequences: int, length: int) -> Tensor:
 
 
 def _toy(quick: bool) -> Any:
-    config = il.ToyConfig(d_vocab=211, d_model=64) if quick else il.ToyConfig()
-    return il.build_toy(config, device="cpu")
+    config = il.toys.ToyConfig(d_vocab=211, d_model=64) if quick else il.toys.ToyConfig()
+    return il.toys.build_toy(config, device="cpu")
 
 
 def _attn_only(quick: bool) -> Any:
     # the published model of this name has shortformer positions, which bridges lack
     positions = "shortformer" if HAS_HOOKED_TRANSFORMER else "standard"
     d_model, d_vocab = (128, 3001) if quick else (512, 48262)
-    config = il.ToyConfig(
+    config = il.toys.ToyConfig(
         d_model=d_model, n_heads=8, d_vocab=d_vocab, n_ctx=1024, positions=positions
     )
-    return il.build_toy(config, device="cpu")
+    return il.toys.build_toy(config, device="cpu")
 
 
 def _gpt2(quick: bool) -> Any:

@@ -32,6 +32,7 @@ def sweep(shape: str, *, quick: bool) -> list[Row]:
             method="zero",
             early=early,
             late=late,
+            estimator="paper",  # as the naive sweep
             batch_size=BATCH_SIZE,
             progress=False,
         )

@@ -13,9 +13,9 @@ from tests.benchmarks.harness import Row, Run, Target, interleave
 def training(*, quick: bool) -> list[Row]:
     """Steps of `il.train`, plain and with smeared keys, against the plain model's lean loop."""
     shape = {"d_model": 32, "d_vocab": 211, "n_ctx": 64} if quick else {}
-    config, n_steps, batch_size, micro_batch = il.ToyConfig(**shape), 2 if quick else 6, 16, 4
-    plain = il.build_toy(config, device="cpu")
-    smeared = il.build_toy(il.ToyConfig(**shape, smeared_keys=True), device="cpu")
+    config, n_steps, batch_size, micro_batch = il.toys.ToyConfig(**shape), 2 if quick else 6, 16, 4
+    plain = il.toys.build_toy(config, device="cpu")
+    smeared = il.toys.build_toy(il.toys.ToyConfig(**shape, smeared_keys=True), device="cpu")
     plain_torch = lean.LeanModel(config)
     plain_torch.load(toy_weights(plain))
     generator = torch.Generator().manual_seed(0)

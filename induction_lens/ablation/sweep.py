@@ -1,0 +1,241 @@
+"""Losses under many ablations of one model, sharing what they share.
+
+1. What `mean` and `resample` write is kept once for all ablations.
+2. For each batch, one clean pass gives the clean losses and keeps, for every layer, what a
+   ablation there starts from (`layerwise`). It ends at the last position that is read, and takes
+   over what the first step already knows of the same sequences.
+3. An ablation changes the output of attention at its first layer, and runs from there; its last
+   layer is computed only where it is read, and so are the logits.
+4. After the last layer no attention can change: there pattern-preserving ablation is zero
+   ablation, and equal ablations are run once.
+5. A model whose layers cannot be run one by one is run whole, with hooks (`whole`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from induction_lens.ablation import layerwise, whole  # noqa: F401 - the two kinds of passes
+from induction_lens.ablation.hooks import Ablation
+from induction_lens.ablation.methods import AblationMethod
+from induction_lens.ablation.outputs import NO_OUTPUTS, Outputs, by_layer, keep_outputs
+from induction_lens.ablation.passes import passes
+from induction_lens.estimators import Losses
+from induction_lens.heads import Head
+from induction_lens.metrics import batches, not_finite
+from induction_lens.models import (
+    Model,
+    Sequences,
+    Tokens,
+    check_zero_removes,
+    device_of,
+    prove_writes_land,
+    run,
+    sequences_of,
+    shape,
+)
+from induction_lens.progress import progress_bar
+
+
+@dataclass(frozen=True)
+class Job:
+    """One ablation to measure."""
+
+    heads: tuple[Head, ...]
+    """The heads to knock out together."""
+    method: AblationMethod
+    """How."""
+    positions: tuple[int, ...] | None = None
+    """Positions whose losses are wanted; None for all."""
+    short_positions: tuple[int, ...] | None = None
+    """The same for short cuts."""
+
+
+def ablation_losses(
+    model: Model,
+    jobs: Sequence[Job],
+    tokens: Tokens | Sequences,
+    *,
+    short: Sequences | None = None,
+    batch_size: int | None = None,
+    progress: bool = True,
+) -> tuple[Losses, Losses]:
+    """The loss of every token, clean [batch pos] and after each ablation [job batch pos], in nats.
+
+    Losses are NaN where no job wants them: those of a job at its other positions, the clean ones at
+    positions that no job reads. Positions are those of the sequences, whatever padding they come in
+    (see `models.sequences`); losses after the end of a sequence are NaN.
+
+    Args:
+        model: A hooked model.
+        jobs: The ablations.
+        tokens: Sequences, BOS at position 0.
+        short: A short cut of each, whose losses are wanted too. What `mean` and `resample` write
+            there is taken from the sequences, at the positions of the cuts.
+        batch_size: Sequences per forward pass; None chooses by a memory budget.
+        progress: Show progress bars on stderr for what takes over two seconds.
+
+    Raises:
+        ValueError: If the tokens or the reference do not fit.
+        InterventionError: If the model drops the writes.
+    """
+    sequences = sequences_of(model, tokens)
+    touched = by_layer({head for job in jobs for head in job.heads})
+    prove_writes_land(model, list(touched), vocabulary=shape(model).d_vocab)
+    by_zero = {head for job in jobs for head in job.heads if job.method.removes}
+    check_zero_removes(model, list(by_layer(by_zero)))
+    asked, last_layer = jobs, shape(model).n_layers - 1
+    jobs = list(dict.fromkeys(_simplest(job, last_layer) for job in asked))
+    ablations, known = _prepared(
+        model,
+        jobs,
+        sequences,
+        batch_size=batch_size,
+        progress="head outputs" if progress else None,
+    )
+    n_runs = (1 + len(jobs)) * (len(sequences) + (0 if short is None else len(short)))
+    with progress_bar(f"{len(jobs)} ablations" if progress else None, n_runs) as done:
+        measure = partial(_measured, model, ablations, batch_size=batch_size, done=done)
+        of_long = measure([job.positions for job in jobs], sequences, known=known)
+        # What is known of the sequences is not known of their cuts.
+        of_short = None
+        if short is not None:
+            of_short = measure([job.short_positions for job in jobs], short, known={})
+    losses = Losses(of_long, of_short)
+    return losses[0], losses[[1 + jobs.index(_simplest(job, last_layer)) for job in asked]]
+
+
+def _measured(
+    model: Model,
+    ablations: Sequence[Ablation],
+    positions: Sequence[tuple[int, ...] | None],
+    sequences: Sequences,
+    *,
+    known: Mapping[int, Tensor],
+    batch_size: int | None,
+    done: Callable[[int], object],
+) -> Float[Tensor, "run batch pos"]:
+    """Losses where each ablation wants them: clean at 0, of ablation `i` at `i + 1`."""
+    everywhere = tuple(range(1, sequences.longest))
+    wanted = [everywhere if some is None else some for some in positions]
+    losses = _unmeasured(1 + len(ablations), len(sequences), sequences.longest)
+    for rows, group in sequences.groups():
+        n_pos = group.shape[1]
+        read = [sorted(p for p in some if p < n_pos) for some in wanted]
+        measured = [index for index, some in enumerate(read) if some]
+        if measured:
+            losses[:, rows, :n_pos] = _losses(
+                model,
+                ablations,
+                read,
+                group,
+                rows=rows,
+                measured=measured,
+                known=known,
+                batch_size=batch_size,
+                done=done,
+            )
+    return losses
+
+
+def _losses(
+    model: Model,
+    ablations: Sequence[Ablation],
+    wanted: Sequence[list[int]],
+    tokens: Int[Tensor, "row pos"],
+    *,
+    rows: Int[Tensor, " row"],
+    measured: Sequence[int],
+    known: Mapping[int, Tensor],
+    batch_size: int | None,
+    done: Callable[[int], object],
+) -> Float[Tensor, "job row pos"]:
+    """Losses of sequences of one length, clean at 0 and after ablation `i` at `i + 1`.
+
+    Args:
+        model: A hooked model.
+        ablations: The ablations.
+        wanted: For each, the positions that are read.
+        tokens: The sequences.
+        rows: Which rows of the whole set they are.
+        measured: Which of the ablations are read anywhere on these sequences.
+        known: By layer, the outputs of all heads on the whole set, where they are known.
+        batch_size: Sequences per forward pass; None chooses by a memory budget.
+        done: Told how many ablations times sequences have been measured.
+    """
+    losses = _unmeasured(1 + len(ablations), *tokens.shape)
+    chosen = [ablations[index] for index in measured]
+    positions = [wanted[index] for index in measured]
+    union = sorted({position for read in positions for position in read})
+    place = [0, *(1 + index for index in measured)]
+    read_by = [union, *positions]
+    device = device_of(model)
+    failed: list[Tensor] = []
+    mixing = next((a.method.label for a in chosen if not a.method.position_wise), None)
+    why_whole = f"{mixing} ablation may look at several positions" if mixing else ""
+    example = tokens[:1, : union[-1]].to(device)
+    with run(model, example, unembeds=True, why_whole=why_whole) as road:
+        size = road.batch_size(tokens.shape[1]) if batch_size is None else batch_size
+        for part in batches(len(tokens), size):
+            batch = tokens[part].to(device)
+            for indices, loss in passes(road, chosen, positions, batch, rows[part], known=known):
+                for index, of_one in zip(indices, loss.cpu(), strict=True):
+                    losses[place[index], part, read_by[index]] = of_one
+                if not torch.isfinite(loss).all():
+                    failed.append(batch)
+                done(len(indices) * len(batch))
+    for batch in failed:  # the model cannot be called inside the block
+        raise not_finite(model, batch)
+    return losses
+
+
+def _unmeasured(*sizes: int) -> Tensor:
+    return torch.full(sizes, math.nan, dtype=torch.float32, device="cpu")
+
+
+def _simplest(job: Job, last_layer: int) -> Job:
+    """The same ablation by the simplest method that is the same there."""
+    late = all(head.layer == last_layer for head in job.heads)
+    return replace(job, method=job.method.at_last_layer) if late else job
+
+
+def _prepared(
+    model: Model,
+    jobs: Sequence[Job],
+    sequences: Sequences,
+    *,
+    batch_size: int | None,
+    progress: str | None,
+) -> tuple[list[Ablation], Mapping[int, Tensor]]:
+    """The ablations, with what they take from their references; and by layer the outputs of all
+    heads on the tokens, where they are known from that."""
+    borrowers = [job for job in jobs if job.method.needs != "nothing"]
+    by_reference: dict[int, list[Job]] = {}  # by identity: references are large tensors
+    for job in borrowers:
+        by_reference.setdefault(id(job.method.reference), []).append(job)
+    kept: dict[int, Outputs] = {}
+    for key, sharing in by_reference.items():
+        reference = sharing[0].method.reference
+        kept[key] = keep_outputs(
+            model,
+            by_layer({head for job in sharing for head in job.heads}),
+            sequences if reference is None else reference,
+            each=any(job.method.needs == "each sequence" for job in sharing),
+            whole=reference is None,
+            batch_size=batch_size,
+            progress=progress,
+        )
+    ablations = []
+    for job in jobs:
+        outputs = kept.get(id(job.method.reference)) if job in borrowers else None
+        taken = NO_OUTPUTS if outputs is None else outputs.of(by_layer(job.heads))
+        ablations.append(Ablation(model, job.heads, job.method, outputs=taken))
+    own = kept.get(id(None))
+    return ablations, {} if own is None else own.whole

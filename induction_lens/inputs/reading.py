@@ -1,0 +1,364 @@
+"""Texts from anything that a caller names: files, folders, data sets, or the texts themselves.
+
+What is named is read, or refused with the reason; a name is never taken for a text. `documents`
+reads sources, in this order:
+
+1. a path object is a file or folder, and must exist;
+2. a string is one too if it exists;
+3. a string `org/name` that the Hugging Face hub could hold is a data set there;
+4. a string that looks like a name (one line that is one word, has a suffix such as `.txt`, or has a
+   separator) is a mistake, and the closest name that exists is offered;
+5. any other string is a text.
+
+`texts` takes strings that are text, whatever they look like. Both leave out blank documents and
+second copies of a document: a repeated text is exactly what an induction head predicts.
+"""
+
+from __future__ import annotations
+
+import codecs
+import difflib
+import gzip
+import json
+import os
+import re
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+from induction_lens import checks
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """Sources of text, and how to read them.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> row = '{"body": "' + "one token after another " * 40 + '"}'
+        >>> n_characters = Path("notes.jsonl").write_text(row)
+        >>> source = il.inputs.TextSource("notes.jsonl", column="body")
+        >>> il.text_tokens(il.load("toy-2l"), source=source, n_sequences=2, seq_len=32).shape
+        torch.Size([2, 32])
+    """
+
+    source: str | Path | Sequence[str | Path]
+    """Files, folders, texts or names of data sets, as `documents` takes them."""
+    column: str = "text"
+    """The column of `.jsonl` and `.parquet` files and of data sets that holds the text."""
+    encoding: str | None = None
+    """Of text files; None: UTF-8, or what a byte-order mark says."""
+
+    @property
+    def items(self) -> list[str | Path]:
+        """The sources, one by one."""
+        return [self.source] if isinstance(self.source, (str, Path)) else list(self.source)
+
+
+Source = str | Path | Sequence[str | Path] | TextSource
+
+HUB_ROWS = 10_000
+"""Rows that are read of a data set on the hub."""
+
+_LONGEST_NAME = 255  # bytes: no common file system holds a longer one
+_SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,7}$")
+_SEPARATOR = re.compile(r"[/\\]")
+_JSON_LINES = (".jsonl", ".ndjson")
+# A data set's name may have dots too, but hardly ends like one of these.
+_FILES = re.compile(
+    r"\.(txt|md|rst|tex|log|html?|xml|csv|tsv|json|jsonl|ndjson|parquet|gz|zip|py|ipynb|c|h|cpp|js"
+    r"|ts|java|go|rs)$",
+    re.IGNORECASE,
+)
+_BYTE_ORDER_MARKS = {  # UTF-32's begins with UTF-16's
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+
+def documents(source: Source, *, column: str = "text", encoding: str | None = None) -> list[str]:
+    """The documents of some sources, each once, without blank ones.
+
+    Files are text, `.jsonl` or `.parquet` (one document a row), plain or `.gz`. In a folder every
+    file is read, except hidden ones, those in hidden folders and in `__pycache__`, and binary ones.
+
+    Args:
+        source: A file, a folder, a text, the name of a data set (`org/name`), or a list of these;
+            or a `TextSource`, which says how to read them.
+        column: The column of `.jsonl` and `.parquet` files and of data sets that holds the text.
+        encoding: Of text files; None: UTF-8, or what a byte-order mark says.
+
+    Raises:
+        ValueError: A source does not exist, cannot be read or decoded, or holds no text.
+    """
+    if isinstance(source, TextSource):
+        return documents(source.source, column=source.column, encoding=source.encoding)
+    if encoding is not None:
+        _check_encoding(encoding)
+    items = [source] if isinstance(source, (str, PurePath)) else _items(source, "source")
+    found: list[str] = []
+    for item in items:
+        if not isinstance(item, (str, PurePath)):
+            raise ValueError(
+                f"expected files, folders, texts or names of data sets, got "
+                f"{type(item).__name__}; pass strings or paths"
+            )
+        found += _read(item, column=column, encoding=encoding)
+    return _kept(found)
+
+
+def texts(text: str | Iterable[str]) -> list[str]:
+    """Strings that are text, whatever they look like: each once, without blank ones.
+
+    Raises:
+        ValueError: They are not strings, or hold no text.
+    """
+    items = [text] if isinstance(text, str) else _items(text, "text")
+    for number, item in enumerate(items):
+        if not isinstance(item, str):
+            raise ValueError(
+                f"expected text to be a string or strings, got {type(item).__name__} at {number}; "
+                "pass files and folders as source"
+            )
+    return _kept(items)
+
+
+def _items(given: Any, name: str) -> list[Any]:
+    if isinstance(given, (bytes, Mapping)) or not isinstance(given, Iterable):
+        raise ValueError(
+            f"expected {name} to be a string or a list of them, got {type(given).__name__}"
+        )
+    return list(given)
+
+
+def _kept(found: Iterable[str]) -> list[str]:
+    marked = (document.removeprefix("\ufeff") for document in found)
+    kept = list(dict.fromkeys(document for document in marked if document.strip()))
+    if not kept:
+        raise ValueError(
+            "expected a source with text, got an empty one; pass files, folders, strings, or the "
+            "name of a dataset"
+        )
+    return kept
+
+
+def _read(item: str | PurePath, *, column: str, encoding: str | None) -> list[str]:
+    """The documents of one source."""
+    blank = isinstance(item, str) and not item.strip()  # "" is the working directory as a path
+    if not blank and os.path.exists(item):
+        found = _read_path(Path(item), column=column, encoding=encoding)
+        if not any(document.strip() for document in found):
+            raise ValueError(f"expected a source with text, got an empty one, {item}")
+        return found
+    if isinstance(item, PurePath):
+        raise ValueError(f"expected a file or folder, got {_missing(Path(item))}")
+    if blank or not _looks_like_a_name(item):
+        return [item]
+    if _could_be_on_the_hub(item):
+        return _read_dataset(item, column=column)
+    raise ValueError(
+        f"expected a file, a folder or a text, got {_missing(Path(item))}; where it is the text "
+        "itself, pass it as text="
+    )
+
+
+def _looks_like_a_name(item: str) -> bool:
+    lines, parts = item.splitlines(), _SEPARATOR.split(item)
+    sizes = [len(part.encode("utf-8", "surrogatepass")) for part in parts]
+    if len(lines) > 1 or "\0" in item or max(sizes) > _LONGEST_NAME:
+        return False
+    if not any(character.isspace() for character in item):
+        return True
+    named = len(parts) > 1 or _SUFFIX.search(item) is not None
+    return named and len(item) <= _LONGEST_NAME
+
+
+def _could_be_on_the_hub(item: str) -> bool:
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    owner, slash, name = item.partition("/")
+    if not slash or _FILES.search(name) or os.path.exists(owner):
+        return False
+    try:
+        validate_repo_id(item)
+    except HFValidationError:
+        return False
+    return True
+
+
+def _missing(path: Path) -> str:
+    """A path that does not exist, with the closest name where its first wrong part should be."""
+    wrong = path
+    while not os.path.exists(wrong.parent):
+        wrong = wrong.parent
+    try:
+        names = os.listdir(wrong.parent)
+    except OSError:  # no folder, or not ours to read
+        names = []
+    close = difflib.get_close_matches(wrong.name, names, n=1)
+    remedy = f"did you mean {str(wrong.parent / close[0])!r}?" if close else "check the spelling"
+    return f"{str(path)!r}, which does not exist; {remedy}"
+
+
+def _read_path(path: Path, *, column: str, encoding: str | None) -> list[str]:
+    if not path.is_dir():
+        return _read_file(path, column=column, encoding=encoding)
+    found: list[str] = []
+    for file in _files_in(path):
+        found += _read_file(file, column=column, encoding=encoding, or_binary=True)
+    return found
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """The files of a folder in the order of their paths, without hidden ones and caches."""
+    files: list[Path] = []
+    for where, folders, names in os.walk(folder, onerror=_refuse_folder):
+        folders[:] = [name for name in folders if name[0] != "." and name != "__pycache__"]
+        files += [Path(where, name) for name in names if name[0] != "."]
+    return sorted(file for file in files if file.is_file())
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise ValueError(
+        f"expected a folder that can be read, got {error.filename} ({error.strerror})"
+    ) from error
+
+
+def _read_file(
+    file: Path, *, column: str, encoding: str | None, or_binary: bool = False
+) -> list[str]:
+    """The documents of a file; none of a binary one where that may be (`or_binary`)."""
+    name = file.name.lower()
+    if name.endswith(".parquet"):
+        return _read_parquet(file, column=column)
+    data = _bytes_of(file)
+    if _is_binary(data, encoding):
+        if or_binary:
+            return []
+        raise ValueError(
+            f"expected a text file, got {file}, which has zero bytes: it is binary, or in an "
+            "encoding that its beginning does not tell; pass encoding='utf-16-le', say"
+        )
+    text = _decoded(data, file, encoding)
+    if name.removesuffix(".gz").endswith(_JSON_LINES):
+        return _json_lines(text, file, column=column)
+    return [text]
+
+
+def _bytes_of(file: Path) -> bytes:
+    try:
+        data = file.read_bytes()
+        return gzip.decompress(data) if file.suffix.lower() == ".gz" else data
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"expected a file that can be read, got {file} ({reason})") from error
+
+
+def _marked_encoding(data: bytes) -> str | None:
+    marks = (name for mark, name in _BYTE_ORDER_MARKS.items() if data.startswith(mark))
+    return next(marks, None)
+
+
+def _check_encoding(encoding: str) -> None:
+    try:
+        codecs.lookup(encoding)
+    except (LookupError, TypeError) as error:
+        known = "an encoding that Python knows"
+        raise checks.refuse("encoding", known, encoding, "for instance latin-1") from error
+
+
+def _is_binary(data: bytes, encoding: str | None) -> bool:
+    if b"\0" not in data or _marked_encoding(data) is not None:
+        return False
+    return encoding is None or not codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
+
+
+def _decoded(data: bytes, file: Path, encoding: str | None) -> str:
+    """The text of a file, its line ends as `\\n`."""
+    known = encoding or _marked_encoding(data) or "utf-8"
+    try:
+        text = data.decode(known)
+    except UnicodeError as error:
+        at = f" at byte {error.start}" if isinstance(error, UnicodeDecodeError) else ""
+        raise ValueError(
+            f"expected text in {known}, got {file}, which is not{at}; pass the encoding that it "
+            "has, such as encoding='latin-1'"
+        ) from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _json_lines(text: str, file: Path, *, column: str) -> list[str]:
+    found = []
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{file}, line {number}"
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise ValueError(f"expected JSON, got {where}: {error}") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"expected a JSON object, got {type(row).__name__} in {where}")
+        _check_column(column, row, where)
+        found.append(row[column])
+    return _strings(found, column=column, where=str(file))
+
+
+def _read_parquet(file: Path, *, column: str) -> list[str]:
+    import pyarrow.parquet as pq
+    from pyarrow import ArrowException
+
+    try:
+        with pq.ParquetFile(file) as opened:
+            _check_column(column, opened.schema_arrow.names, str(file))
+            values = opened.read(columns=[column]).column(column).to_pylist()
+    except (ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"expected a Parquet file, got {file} ({reason})") from error
+    return _strings(values, column=column, where=str(file))
+
+
+def _read_dataset(name: str, *, column: str) -> list[str]:
+    """The first rows of a data set on the hub."""
+    from datasets import load_dataset
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().dataset_info(name, timeout=10)  # one request: loading would try, and wait, again
+        rows = load_dataset(name, split="train", streaming=True).take(HUB_ROWS)
+        found = list(rows)
+    except Exception as error:  # of the hub, the network or the data set: of many libraries
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"expected a file, a folder, a text or a Hugging Face dataset with a {column!r} "
+            f"column, got {name!r} ({type(error).__name__}: {reason}); check the spelling and the "
+            "network; where it is the text itself, pass it as text="
+        ) from error
+    for row in found:
+        _check_column(column, row, name)
+    return _strings([row[column] for row in found], column=column, where=name)
+
+
+def _check_column(column: str, known: Iterable[str], where: str) -> None:
+    known = list(known)
+    if column not in known:
+        raise ValueError(
+            f"expected the column {column!r}, got {', '.join(known) or 'no columns'} in {where}; "
+            "pass column="
+        )
+
+
+def _strings(values: Iterable[Any], *, column: str, where: str) -> list[str]:
+    present = [value for value in values if value is not None]  # rows without a text
+    for value in present:
+        if not isinstance(value, str):
+            raise ValueError(
+                f"expected text in the column {column!r} of {where}, got {type(value).__name__}; "
+                "pass column="
+            )
+    return present

@@ -1,0 +1,244 @@
+"""A pretrained model's files: checked before they are read, and read without running their code.
+
+The steps are the same for a local folder and a name on the Hugging Face hub: first the
+configuration, and only then the weights and the tokenizer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from induction_lens.models.families import STATE_SPACE, is_known, is_state_space, other_family
+from induction_lens.models.refusing import Refused, first_line, refusing
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+_CONFIG = "config.json"
+_ADAPTER = "adapter_config.json"
+_WEIGHTS = "model.safetensors"
+_SHARDS = "model.safetensors.index.json"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+_CONVERT = (
+    "convert it once, where you trust it: transformers' "
+    "from_pretrained(folder).save_pretrained(folder)"
+)
+_AGAIN = "download the model again"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A pretrained model that is not read yet.
+
+    Attributes:
+        name: The hub name, or the folder's path.
+        folder: The folder; None for a name on the hub.
+        config: Its Hugging Face configuration.
+        trust_remote_code: Whether code beside the weights may run.
+    """
+
+    name: str
+    folder: Path | None
+    config: Any
+    trust_remote_code: bool
+
+    def read_model(self, *, device: str, dtype: torch.dtype) -> Any:
+        """The Hugging Face model, with every weight from the files.
+
+        Raises:
+            ValueError: Files are missing, damaged, or do not hold all weights.
+        """
+        import transformers
+
+        if self.folder is not None:
+            _check_weight_files(self.folder)
+        with refusing("weights that transformers can read", self.name, _AGAIN):
+            read: Any = transformers.AutoModelForCausalLM.from_pretrained(
+                self.name,
+                dtype=dtype,
+                attn_implementation="eager",  # others do not show their patterns
+                use_safetensors=True,
+                trust_remote_code=self.trust_remote_code,
+                output_loading_info=True,
+            )
+        model, report = read
+        for problem in ("missing_keys", "mismatched_keys"):
+            _refuse_made_up_weights(self.name, sorted(map(str, report[problem])))
+        with refusing(f"a model that fits on {device}", self.name, "take another device"):
+            model = model.to(device)
+        # TransformerLens chooses its adapter by this, which files leave out or have wrong
+        model.config.architectures = [type(model).__name__]
+        return model
+
+    def read_tokenizer(self) -> Any | None:
+        """The folder's tokenizer, None where it has none.
+
+        Raises:
+            ValueError: Its files are damaged.
+        """
+        import transformers
+
+        if self.folder is None or not any((self.folder / f).is_file() for f in _TOKENIZER_FILES):
+            return None
+        remedy = (
+            f"{_AGAIN}, take the tokenizer's files away to load the model without one, or pass "
+            "trust_remote_code=True where it brings code that you trust"
+        )
+        with refusing("a tokenizer that transformers can read", self.name, remedy):
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                self.folder, trust_remote_code=self.trust_remote_code
+            )
+            tokenizer("a")
+        return tokenizer
+
+
+def open_checkpoint(name: str, *, trust_remote_code: bool) -> Checkpoint:
+    """Read the configuration of a folder or a hub name, and refuse what cannot be used.
+
+    Raises:
+        ValueError: There is no such model, its configuration is damaged, it is not a decoder-only
+            language model, or it needs code that is not trusted.
+    """
+    import transformers
+
+    folder = Path(name) if Path(name).exists() else None
+    file = _config_in(folder) if folder is not None else _config_on_hub(name)
+    raw = _read_json(file)
+    kind = raw.get("model_type")
+    if not isinstance(kind, str):
+        raise Refused(
+            f"expected a configuration with a model_type, got {file} without; pass the folder that "
+            "save_pretrained wrote"
+        )
+    if is_state_space(kind):
+        raise _other_family(name, kind, STATE_SPACE)
+    if not is_known(kind) and not trust_remote_code:
+        raise Refused(_unknown(name, kind, brings_code="auto_map" in raw))
+    with refusing("a configuration that transformers can read", str(file), _AGAIN):
+        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+    family = other_family(config)
+    if family is not None:
+        raise _other_family(name, kind, family)
+    return Checkpoint(name, folder, config, trust_remote_code)
+
+
+def _other_family(name: str, kind: str, family: str) -> Refused:
+    return Refused(
+        f"expected a decoder-only language model, got {name}, {family} (model_type {kind}); "
+        "pass one such as GPT-2, Pythia or Llama"
+    )
+
+
+def _unknown(name: str, kind: str, *, brings_code: bool) -> str:
+    if brings_code:
+        return (
+            f"expected a model that transformers has the code of, got {name}, which brings its own "
+            f"(model_type {kind}, auto_map in config.json); read that code, and if you trust it "
+            "pass trust_remote_code=True"
+        )
+    return (
+        f"expected a model_type that the installed transformers knows, got {kind!r} in {name}; "
+        "update transformers, or correct config.json"
+    )
+
+
+def _config_in(folder: Path) -> Path:
+    if (folder / _ADAPTER).is_file():
+        raise _is_adapter(str(folder))
+    if not (folder / _CONFIG).is_file():
+        raise Refused(
+            f"expected a folder with a model (config.json and weights), got {folder}, which has no "
+            "config.json; pass the folder that save_pretrained or a snapshot wrote"
+        )
+    return folder / _CONFIG
+
+
+def _config_on_hub(name: str) -> Path:
+    from transformers.utils.hub import cached_file
+    from transformers.utils.peft_utils import find_adapter_config_file
+
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:  # none on the hub
+        raise Refused(f"expected a model, got the folder {name}, which does not exist")
+    try:
+        is_adapter = find_adapter_config_file(name) is not None
+        file = None if is_adapter else cached_file(name, _CONFIG)
+    except Exception as error:
+        raise Refused(
+            f"expected a model of this package, a Hugging Face model name or a local folder, got "
+            f"{name!r}, which could not be loaded ({first_line(error)}); check the "
+            "spelling and the network, or download the model and pass its folder"
+        ) from error
+    if file is None:
+        raise _is_adapter(name)
+    return Path(file)
+
+
+def _is_adapter(name: str) -> Refused:
+    return Refused(
+        f"expected a complete model, got {name}, which holds a PEFT adapter ({_ADAPTER}); merge it "
+        "into its base model first with peft's merge_and_unload(), and save that elsewhere"
+    )
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    with refusing("a JSON object", str(file), _AGAIN):
+        found = json.loads(file.read_bytes().decode("utf-8"))
+        if not isinstance(found, dict):
+            raise TypeError(f"it holds {type(found).__name__}")
+    return found
+
+
+def _check_weight_files(folder: Path) -> None:
+    """Name missing and truncated files, which the errors of transformers do not."""
+    from safetensors import safe_open
+
+    if (folder / _WEIGHTS).is_file():
+        files = [_WEIGHTS]
+    elif (folder / _SHARDS).is_file():
+        files = _shards(folder / _SHARDS)
+    else:
+        raise Refused(_no_weights(folder))
+    for file in files:
+        if not (folder / file).is_file():
+            raise Refused(
+                f"expected all the files that {folder / _SHARDS} lists, got a folder without "
+                f"{file}; {_AGAIN}"
+            )
+        with (
+            refusing("complete weights", str(folder / file), _AGAIN),
+            safe_open(folder / file, framework="pt"),
+        ):
+            pass  # opening reads the header, and compares it with the file's size
+
+
+def _shards(index: Path) -> list[str]:
+    listed = _read_json(index).get("weight_map")
+    if not isinstance(listed, dict) or not all(isinstance(f, str) for f in listed.values()):
+        raise Refused(f"expected a weight_map of tensors to files, got none in {index}; {_AGAIN}")
+    return sorted(set(listed.values()))
+
+
+def _no_weights(folder: Path) -> str:
+    pickles = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLES)
+    if pickles:
+        return (
+            f"expected weights as safetensors, got {folder / pickles[0]}, a pickle, which can run "
+            f"code when it is read; {_CONVERT}"
+        )
+    return f"expected weights (model.safetensors), got {folder} without any; {_AGAIN}"
+
+
+def _refuse_made_up_weights(name: str, keys: Iterable[str]) -> None:
+    """Refuse files that lack weights: transformers draws those at random, with only a warning."""
+    keys = list(keys)
+    if keys:
+        more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+        raise Refused(
+            f"expected every weight of the model in its files, got {name} without "
+            f"{', '.join(keys[:3])}{more}; pass a model that was saved completely, with its "
+            "language modelling head"
+        )

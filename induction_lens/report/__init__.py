@@ -1,6 +1,0 @@
-"""The report: the whole story of one model, as data, as words and as one page."""
-
-from induction_lens.report.findings import Example, Findings
-from induction_lens.report.story import Report, report
-
-__all__ = ["Example", "Findings", "Report", "report"]

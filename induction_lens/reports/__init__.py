@@ -1,0 +1,15 @@
+"""Results as pages, words and files: of one model, and of training runs."""
+
+from induction_lens.reports.model import Report, report
+from induction_lens.reports.reproduce import reproduce
+from induction_lens.reports.training import TrainingReport, training_report
+from induction_lens.tracking import make_runs
+
+__all__ = [
+    "Report",
+    "TrainingReport",
+    "make_runs",
+    "report",
+    "reproduce",
+    "training_report",
+]

@@ -1,0 +1,152 @@
+"""What a report will run and about how long that takes, said before it starts.
+
+The time of one pass is measured on two sequences; the rest is counted. A pass with heads knocked
+out runs from the first layer of these heads on, where the model is run layer by layer. Losses of
+all positions are wanted of the clean pass and of the tested heads; controls and single heads are
+read around two positions, which spares them most of the unembedding.
+
+With a budget, single heads are first measured on fewer sequences, then everything is, then there
+are fewer controls: intervals are wider, and nothing is left out that the page shows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from induction_lens.heads import Head
+from induction_lens.metrics import per_token_loss
+from induction_lens.models import Model, device_of, run, shape
+from induction_lens.reports.model.evaluation import Data
+
+SWEEP_PASSES = 64 * 144
+"""Passes of a sequence for the effects of single heads: all 256 sequences of a toy, and 64 with the
+144 heads of GPT-2 small, where each pass takes longest."""
+MIN_SWEEP = 16
+"""Fewer sequences have no interval to speak of."""
+_SCORING = 45  # passes of 512 tokens: prompts, shuffled prompts, and 32 sequences of text
+_ANNOUNCED = 20  # seconds; of shorter work there is nothing to say
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much of everything a report measures."""
+
+    n_sequences: int
+    """Sequences that losses are measured on."""
+    n_sweep: int
+    """How many of them each head is knocked out alone on."""
+    n_controls: int
+    """Control sets of each method that has controls."""
+    n_methods: int
+    """Ablation methods."""
+    n_controlled: int
+    """How many of them have controls."""
+    n_heads: int
+    """Heads that are knocked out alone."""
+    costs: Costs
+    """What a pass costs."""
+
+    @property
+    def n_passes(self) -> int:
+        """Passes of a sequence, or of a part of the model over one."""
+        knocked_out = self.n_methods + self.n_controlled * self.n_controls
+        return self.n_sequences * (2 + knocked_out) + self.n_heads * self.n_sweep
+
+    @property
+    def seconds(self) -> float:
+        """About how long all of it takes."""
+        costs = self.costs
+        controls = self.n_controlled * self.n_controls
+        of_each = 2 * costs.clean + self.n_methods * costs.tested + controls * costs.control
+        alone = self.n_heads * costs.alone + costs.clean
+        return self.n_sequences * of_each + self.n_sweep * alone + _SCORING * costs.clean
+
+    def within(self, budget: float | None) -> Plan:
+        """The largest plan that fits a budget in seconds, or the smallest that there is."""
+        if budget is None:
+            return self
+        smaller = self
+        for smaller in self._smaller():
+            if smaller.seconds <= budget:
+                break
+        return smaller
+
+    def _smaller(self) -> Iterator[Plan]:
+        yield self
+        for n in (32, MIN_SWEEP):
+            yield replace(self, n_sweep=min(self.n_sweep, n))
+        least = replace(self, n_sweep=min(self.n_sweep, MIN_SWEEP))
+        for n in (192, 128, 96, 64, 48, 32, MIN_SWEEP):
+            if n < self.n_sequences:
+                least = replace(least, n_sequences=n)
+                yield least
+        for n_controls in (10, 5, 0):
+            if n_controls < self.n_controls:
+                yield replace(least, n_controls=n_controls)
+
+    def announcement(self, budget: float | None) -> str | None:
+        """What to say before it starts; None where it is done at once."""
+        if self.seconds < _ANNOUNCED and budget is None:
+            return None
+        over = ""
+        if budget is not None and self.seconds > budget:
+            over = ", the least that a report can do"
+        change = "" if budget is not None else "; --budget 2m, say, makes it shorter"
+        return (
+            f"About {spoken(self.seconds)}{over}: {self.n_sequences} sequences, "
+            f"{self.n_controls} controls, single heads on {self.n_sweep} sequences, "
+            f"{self.n_passes:,} passes{change}."
+        )
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds that one sequence takes, with its short cut."""
+
+    clean: float
+    """The whole model, losses of all positions."""
+    tested: float
+    """The tested heads knocked out, losses of all positions."""
+    control: float
+    """A control set knocked out, losses around two positions."""
+    alone: float
+    """One head knocked out, losses around two positions, on average over layers."""
+
+    @classmethod
+    def measure(cls, model: Model, data: Data, studied: Sequence[Head]) -> Costs:
+        """Time a pass, and share it out over the layers by their arithmetic."""
+        tokens = data.tokens[:2]
+        per_token_loss(model, tokens[:1], progress=False)  # what is paid once
+        started = time.perf_counter()
+        per_token_loss(model, tokens, progress=False)
+        clean = (time.perf_counter() - started) / len(tokens)
+        sizes = shape(model)
+        with run(model, tokens[:1].to(device_of(model)), unembeds=True) as road:
+            whole = road.why_whole is not None
+        if whole:
+            return cls(clean, clean, clean, clean)
+        layers = 12 * sizes.n_layers * sizes.d_model**2
+        body = clean * layers / (layers + sizes.d_vocab * sizes.d_model)
+        first = min(head.layer for head in studied)
+        below = body * first / sizes.n_layers
+        short = 1 + (data.positions.early + data.positions.window) / tokens.shape[1]
+        average = body * (sizes.n_layers + 1) / (2 * sizes.n_layers)
+        return cls(clean * short, (clean - below) * short, (body - below) * short, average * short)
+
+
+def n_sweep(model: Model, n_sequences: int) -> int:
+    """How many sequences each head is knocked out alone on, which takes a pass per head."""
+    sizes = shape(model)
+    affordable = SWEEP_PASSES // (sizes.n_layers * sizes.n_heads)
+    return min(n_sequences, max(MIN_SWEEP, affordable))
+
+
+def spoken(seconds: float) -> str:
+    """A time as people say it: `40 seconds`, `6 minutes`, `2.5 hours`."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} seconds"
+    if seconds < 90 * 60:
+        return f"{round(seconds / 60)} minutes"
+    return f"{seconds / 3600:.1f} hours"

@@ -1,0 +1,27 @@
+"""Measuring a model over its training: snapshot by snapshot, and what its end depends on."""
+
+from induction_lens.tracking.experiment import make_runs
+from induction_lens.tracking.ngrams import (
+    NgramControl,
+    NgramTables,
+    count_ngrams,
+    gained_by_copying,
+    ngram_control,
+)
+from induction_lens.tracking.runs import TrackedRun, measured_run, read_run
+from induction_lens.tracking.track import track
+from induction_lens.tracking.trajectory import Trajectory
+
+__all__ = [
+    "NgramControl",
+    "NgramTables",
+    "TrackedRun",
+    "Trajectory",
+    "count_ngrams",
+    "gained_by_copying",
+    "make_runs",
+    "measured_run",
+    "ngram_control",
+    "read_run",
+    "track",
+]

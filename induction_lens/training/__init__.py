@@ -1,0 +1,16 @@
+"""Training toy models: the loop, what is cut in the course of it, and the recipes that ship."""
+
+from induction_lens.training.clamp import Clamp
+from induction_lens.training.loop import TrainingRun, snapshot_steps, train
+from induction_lens.training.presets import PHASE_PRESETS, PRESETS, Preset, train_preset
+
+__all__ = [
+    "PHASE_PRESETS",
+    "PRESETS",
+    "Clamp",
+    "Preset",
+    "TrainingRun",
+    "snapshot_steps",
+    "train",
+    "train_preset",
+]

@@ -1,0 +1,1 @@
+"""Simulations of the statistics that the package prints, with known truth."""

@@ -1,0 +1,145 @@
+"""Numbers with intervals: what a bootstrap gives, and how they read."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+
+from induction_lens.estimates import (
+    Estimate,
+    bootstrap_mean,
+    columns,
+    ratio_of_means,
+    standard_error,
+)
+from tests.simulations import intervals
+
+
+def test_the_bootstrap_interval_covers_the_truth_as_often_as_it_says():
+    generator = torch.Generator().manual_seed(0)
+    covered = 0
+    for seed in range(200):
+        sample = torch.randn(60, generator=generator) + 0.7
+        estimate = bootstrap_mean(sample, n_resamples=300, seed=seed)
+        covered += estimate.low <= 0.7 <= estimate.high
+    assert 0.90 <= covered / 200 <= 0.99
+    estimate = bootstrap_mean(torch.randn(400, generator=generator) * 3, seed=1)
+    assert estimate.high - estimate.low == pytest.approx(2 * 1.96 * 3 / 20, rel=0.15)
+
+
+@pytest.mark.parametrize("confidence", [0.95, 0.8])
+def test_the_interval_of_few_values_is_students(confidence):
+    values = torch.randn(15, generator=torch.Generator().manual_seed(3)).exp().double()
+    ours = bootstrap_mean(values, confidence=confidence)
+    theirs = scipy.stats.ttest_1samp(values.numpy(), 0).confidence_interval(confidence)
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+
+
+def test_the_interval_of_many_values_sees_their_skew():
+    """Against a plain loop: t of every resample, its quantiles, and the farther end of the two."""
+    values = torch.randn(24, generator=torch.Generator().manual_seed(3)).exp().double().numpy()
+    mean, error = values.mean(), values.std(ddof=1) / np.sqrt(24)
+    ours = bootstrap_mean(torch.from_numpy(values), n_resamples=400, seed=5)
+    counts = np.random.default_rng(5).multinomial(24, np.full(24, 1 / 24), 400)
+    found = []
+    for times in counts:
+        drawn = np.repeat(values, times)
+        found.append((drawn.mean() - mean) / (drawn.std(ddof=1) / np.sqrt(24)))
+    low, high = np.quantile(found, [0.025, 0.975])
+    margin = scipy.stats.t.ppf(0.975, 23) * error
+    assert ours.low == pytest.approx(mean - max(margin, high * error), abs=1e-12)
+    assert ours.high == pytest.approx(mean - min(-margin, low * error), abs=1e-12)
+    assert ours.high - ours.value > 1.2 * (ours.value - ours.low)
+
+
+def test_documents_of_one_sequence_each_are_sequences():
+    values = torch.randn(30, generator=torch.Generator().manual_seed(1))
+    alone = bootstrap_mean(values)
+    named = bootstrap_mean(values, documents=torch.arange(30) * 7)
+    assert (named.value, named.n, named.n_documents) == (alone.value, 30, 30)
+    assert (named.low, named.high) == pytest.approx((alone.low, alone.high), abs=1e-12)
+    assert alone.n_documents is None
+
+
+def test_copies_of_a_sequence_are_no_evidence():
+    """Every value four times over, as one document: the interval is that of the values."""
+    values = torch.randn(12, generator=torch.Generator().manual_seed(1)).double()
+    once = bootstrap_mean(values)
+    documents = torch.arange(12).repeat(4)
+    copies = bootstrap_mean(values.repeat(4), documents=documents)
+    assert (copies.low, copies.high) == pytest.approx((once.low, once.high), abs=1e-12)
+    assert (copies.n, copies.n_documents) == (48, 12)
+    blind = bootstrap_mean(values.repeat(4))
+    assert blind.high - blind.low < 0.6 * (copies.high - copies.low)
+    errors = standard_error(torch.stack([values.repeat(4), -values.repeat(4)]), documents)
+    expected = float(values.std() / math.sqrt(12))
+    assert errors.tolist() == pytest.approx([expected, expected], abs=1e-12)
+
+
+def test_one_document_says_nothing_of_others():
+    one = torch.zeros(5, dtype=torch.long)
+    found = bootstrap_mean(torch.arange(5).float(), documents=one)
+    assert (found.value, found.low, found.high) == (2.0, -math.inf, math.inf)
+    assert standard_error(torch.arange(5).float(), one).isnan()
+
+
+def test_a_ratio_of_means_has_fiellers_interval():
+    """The ends are the ratios at which a t test of `top - ratio * bottom` just rejects."""
+    generator = torch.Generator().manual_seed(2)
+    bottom = 1 + torch.randn(20, generator=generator).double()
+    top = 0.4 * bottom + torch.randn(20, generator=generator).double()
+    found = ratio_of_means(top, bottom)
+    assert found.value == pytest.approx(float(top.mean() / bottom.mean()))
+    for end in (found.low, found.high):
+        p_value = scipy.stats.ttest_1samp((top - end * bottom).numpy(), 0).pvalue
+        assert p_value == pytest.approx(0.05, abs=1e-9)
+    doubled = ratio_of_means(top.repeat(2), bottom.repeat(2), documents=torch.arange(20).repeat(2))
+    assert (doubled.low, doubled.high) == pytest.approx((found.low, found.high), abs=1e-12)
+    assert ratio_of_means(top, bottom - 1).high == math.inf
+
+
+@pytest.mark.parametrize("clustered", [False, True])
+@pytest.mark.parametrize("kind", ["normal", "Student t, 3 df", "exponential"])
+def test_intervals_cover_as_often_as_they_say(kind, clustered):
+    share = intervals.coverage(intervals.KINDS[kind], 64, clustered=clustered, trials=500)
+    assert 0.925 <= share <= 0.975
+
+
+def test_an_estimate_reads_as_value_and_interval():
+    assert str(Estimate(-0.31, -0.4, -0.221, 64)) == "-0.310 [-0.400, -0.221]"
+    assert str(Estimate(10.6e6, 10.2e6, 11e6, unit="tokens")) == "10.6M [10.2M, 11.0M]"
+    assert str(Estimate(0.5, 0.375, 0.75, unit="ratio")) == "0.50 [0.38, 0.75]"
+    assert Estimate(0.3, 0.1, 0.4, 9).excludes_zero()
+    assert Estimate(-0.3, -0.4, -0.1, 9).excludes_zero()
+    assert not Estimate(0.3, -0.1, 0.4, 9).excludes_zero()
+
+
+def test_one_sequence_has_no_interval():
+    estimate = bootstrap_mean(torch.tensor([0.5]))
+    assert (estimate.value, estimate.low, estimate.high) == (0.5, -math.inf, math.inf)
+
+
+def test_nan_is_refused():
+    with pytest.raises(ValueError, match="position 0 has no loss"):
+        bootstrap_mean(torch.tensor([0.5, math.nan]))
+
+
+def test_an_estimate_fills_three_columns_of_a_row():
+    expected = {"icl": -0.5, "icl_low": -0.75, "icl_high": -0.25}
+    assert columns("icl", Estimate(-0.5, -0.75, -0.25, 3)) == expected
+    missing = columns("icl", None)
+    assert list(missing) == list(expected)
+    assert all(math.isnan(value) for value in missing.values())
+
+
+def test_resampled_numbers_that_are_missing_are_left_out():
+    resampled = torch.tensor([math.nan, 1.0, 2.0, 3.0, math.nan]).double()
+    found = Estimate.of(2.5, resampled, n=7, confidence=0.5, unit="ratio")
+    assert found == Estimate(2.5, 1.5, 2.5, 7, 0.5, "ratio")
+    nowhere = Estimate.of(2.5, resampled[:1])
+    assert math.isnan(nowhere.low)
+    assert math.isnan(nowhere.high)
