@@ -154,6 +154,7 @@ def test_a_flipped_bit_is_found(name, run):
 
 
 @pytest.mark.parametrize("kind", ["json", "tensors", "parquet"])
+@pytest.mark.slow
 def test_every_bit_of_a_small_file_counts(kind, run, tmp_path):
     """Also the bits that say that there is a sum, and those that change no number."""
     path = tmp_path / "file"

@@ -79,6 +79,7 @@ def test_options_are_keyword_only():
     }
 
 
+@pytest.mark.slow
 def test_importing_adds_no_heavy_library_to_those_of_transformer_lens():
     script = """
 import sys

@@ -51,6 +51,7 @@ def test_everything_that_ships_is_there_and_small():
         for name in WITH_WEIGHTS
     ],
 )
+@pytest.mark.slow
 def test_the_last_point_is_what_measuring_the_weights_gives(name, tmp_path):
     """Rebuilt from the shipped weights, within what another processor's sums differ by."""
     shipped = Trajectory.read(SHIPPED / name / "trajectory.parquet")

@@ -40,6 +40,7 @@ def test_one_layer_has_induction_heads_with_smeared_keys_alone(name, has_them):
     assert bool(scores["induction"].above(0.3)) == has_them
 
 
+@pytest.mark.slow
 def test_in_context_learning_of_toy_2l_narrow_needs_its_induction_head_more_than_any_control():
     model = il.load("toy-2l-narrow", device="cpu")
     heads = il.score_heads(model, detectors=["induction"])["induction"].above(0.3)
@@ -55,6 +56,7 @@ def test_in_context_learning_of_toy_2l_narrow_needs_its_induction_head_more_than
 
 
 @pytest.mark.parametrize("kind", ["code", "prose"])
+@pytest.mark.slow
 def test_toy_2l_learns_in_context_from_code_and_prose_by_its_induction_heads(kind):
     model = il.load("toy-2l", device="cpu")
     heads = il.score_heads(model, detectors=["induction"])["induction"].above(0.3)

@@ -364,6 +364,7 @@ def test_smearing_survives_a_reset(implementation):
     assert torch.equal(_logits(model, tokens), before)
 
 
+@pytest.mark.slow
 def test_threads_on_one_model_get_the_numbers_of_one(implementation):
     model, tokens = _toy(implementation), _tokens(8)
 

@@ -107,6 +107,7 @@ def test_the_command_on_the_card_makes_the_same_report(reported, tmp_path):
     assert again["card"] == content["card"]
 
 
+@pytest.mark.slow
 def test_a_column_and_an_encoding_of_text_on_the_command_line(models, tmp_path):
     folder = tmp_path / "texts"
     folder.mkdir()
@@ -280,6 +281,7 @@ def trajectories(tmp_path_factory) -> list[Path]:
     return [folder / f"{name}.parquet" for name in runs]
 
 
+@pytest.mark.slow
 def test_dynamics_writes_a_page_and_prints_when_each_model_changes(trajectories, tmp_path):
     result = _run("dynamics", *trajectories, "--out", tmp_path / "page")
     assert result.exit_code == 0, result.output
@@ -510,11 +512,13 @@ def _as_a_process(command: str, **environment: str) -> subprocess.CompletedProce
     return subprocess.run(shell, check=False, capture_output=True, env=variables)
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_is_no_error():
     done = _as_a_process("induction-lens zoo --json | true")  # gone before anything is printed
     assert (done.returncode, done.stdout, done.stderr) == (141, b"", b"")
 
 
+@pytest.mark.slow
 def test_a_log_in_ascii_gets_signs_that_it_knows_and_no_codes_of_bars(models):
     command = f"induction-lens heads {models}/bare --top 30"
     done = _as_a_process(command, PYTHONIOENCODING="ascii", COLUMNS="200", NO_COLOR="1")

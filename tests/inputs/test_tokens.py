@@ -157,6 +157,7 @@ def test_sources_are_files_folders_or_texts(tmp_path):
     assert torch.equal(one, tokens.text_tokens(model, source=[tmp_path / "a.txt"], **options))
 
 
+@pytest.mark.slow
 def test_the_default_source_is_the_held_out_standard_library():
     model = _model(n_ctx=512)
     drawn = tokens.text_tokens(model, n_sequences=16, seq_len=512)
