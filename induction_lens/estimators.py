@@ -33,6 +33,11 @@ class Losses:
         """Those of one run, or of some, where there are several."""
         return Losses(self.long[jobs], None if self.short is None else self.short[jobs])
 
+    def of_sequences(self, rows: slice) -> Losses:
+        """Those on some of the sequences."""
+        short = None if self.short is None else self.short[..., rows, :]
+        return Losses(self.long[..., rows, :], short)
+
     def before(self, others: Losses) -> Losses:
         """Those of one run, and then those of others, together."""
         long = torch.cat([self.long[None], others.long])

@@ -15,7 +15,7 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from induction_lens import checks
@@ -159,6 +159,9 @@ class HeadScores:
     for a single sequence."""
     n_sequences: int | None = None
     """Sequences that the score is over, where that is known."""
+    n_units: Int[Tensor, "layer head"] | None = None
+    """Units, sequences or documents, that the standard error of each head is over, where these
+    differ by head."""
 
     def __post_init__(self) -> None:
         """Check that all tables are of the same heads, and that the unit is one.
@@ -174,11 +177,12 @@ class HeadScores:
         remedy = "give one number for each head"
         values = checks.tensor("values", self.values, axes=("layer", "head"), remedy=remedy)
         checks.whole_number("n_sequences", self.n_sequences, least=1, optional=True)
-        for name in ("null", "sem", "over_null_sem"):
+        for name in ("null", "sem", "over_null_sem", "n_units"):
             table = getattr(self, name)
             if table is None:
                 continue
-            checks.tensor(name, table, axes=("layer", "head"), remedy=remedy)
+            whole = name == "n_units"
+            checks.tensor(name, table, axes=("layer", "head"), whole=whole, remedy=remedy)
             if table.shape != values.shape:
                 condition = f"of the shape of values, {list(values.shape)}"
                 raise checks.refuse(name, condition, table, remedy)
@@ -269,13 +273,13 @@ class HeadScores:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per head: `layer`, `head`, `score` (`effect` for effects of ablations), and where
-        they are known `sem`, `null`, `over_null` (score minus null) and `over_null_sem`; and the
-        `note`, where nothing was measured."""
+        they are known `sem`, `n_units`, `null`, `over_null` (score minus null) and `over_null_sem`;
+        and the `note`, where nothing was measured."""
         import pandas as pd
 
         columns: dict[str, object] = _head_columns(self.values)
         columns["effect" if self.unit == "nats" else "score"] = self.values.flatten().tolist()
-        for name in ("sem", "null", "over_null", "over_null_sem"):
+        for name in ("sem", "n_units", "null", "over_null", "over_null_sem"):
             table = getattr(self, name)
             if table is not None:
                 columns[name] = table.flatten().tolist()

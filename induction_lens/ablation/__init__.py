@@ -2,6 +2,7 @@
 
 from induction_lens.ablation.context import knocked_out
 from induction_lens.ablation.controls import control_sets
+from induction_lens.ablation.each_head import ablate_each_head
 from induction_lens.ablation.methods import (
     METHODS,
     AblationMethod,
@@ -16,7 +17,6 @@ from induction_lens.ablation.study import (
     Control,
     ablate,
     ablate_by_methods,
-    ablate_each_head,
 )
 
 __all__ = [

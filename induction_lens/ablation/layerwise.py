@@ -41,14 +41,15 @@ def _(
     rows: Rows,
     *,
     known: Mapping[int, Tensor],
+    read: list[int],
 ) -> Passes:
-    read = [[position - 1 for position in positions] for positions in wanted]
-    union = sorted({position for positions in read for position in positions})
+    before = [[position - 1 for position in positions] for positions in wanted]
+    clean_before = [position - 1 for position in read]
     freezes = any(ablation.freezes for ablation in ablations)
     of_batch = {layer: z[rows] for layer, z in known.items()}
-    clean, losses = clean_pass(run, batch, rows, union, known=of_batch, freezes=freezes)
+    clean, losses = clean_pass(run, batch, rows, clean_before, known=of_batch, freezes=freezes)
     yield [0], losses[None]
-    for members, after in ablation_passes(clean, ablations, read, positions_for(run.model)):
+    for members, after in ablation_passes(clean, ablations, before, positions_for(run.model)):
         yield [index + 1 for index in members], after
 
 

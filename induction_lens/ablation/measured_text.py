@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from induction_lens import checks
+from induction_lens.ablation.allocation import Allocation
 from induction_lens.ablation.sweep import Job, ablation_losses
 from induction_lens.estimators import MATCHED_TARGET, ICLEstimator, Losses, as_estimator
 from induction_lens.metrics import Positions, check_positions
@@ -67,7 +68,13 @@ class MeasuredText:
         return tuple(long_positions), tuple(p for p in early if 1 <= p < n_short)
 
     def losses(
-        self, model: Model, jobs: Iterable[Job], *, batch_size: int | None, progress: bool
+        self,
+        model: Model,
+        jobs: Iterable[Job],
+        *,
+        allocation: Allocation | None = None,
+        batch_size: int | None,
+        progress: bool,
     ) -> tuple[Losses, Losses]:
         """Clean losses, and those of each ablation."""
         return ablation_losses(
@@ -75,6 +82,7 @@ class MeasuredText:
             list(jobs),
             self.sequences,
             short=self.short,
+            allocation=allocation,
             batch_size=checks.batch_size(batch_size),
             progress=checks.flag("progress", progress),
         )

@@ -29,6 +29,7 @@ def passes(
     rows: Rows,
     *,
     known: Mapping[int, Tensor],
+    read: list[int],
 ) -> Passes:
     """Losses of a batch, clean and after each ablation.
 
@@ -39,9 +40,11 @@ def passes(
         batch: The tokens, [batch pos].
         rows: Which rows of the whole set they are.
         known: By layer, the clean outputs of all heads on the whole set, where they are known.
+        read: The positions of the tokens whose clean losses are read, in order: all that any
+            ablation reads are among them.
 
     Yields:
-        The clean losses at all positions that anybody reads; then those of each ablation at its
+        The clean losses; then those of each ablation at its
         own, one or several at a time.
     """
     raise NotImplementedError(f"ablations on a {type(run).__name__}")

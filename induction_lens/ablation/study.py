@@ -14,7 +14,7 @@ estimator; the losses give that one too (`AblationStudy.at`). See `metrics` and 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,7 @@ from induction_lens.ablation.methods import (
     as_methods,
 )
 from induction_lens.ablation.sweep import Job
-from induction_lens.estimates import Estimate, bootstrap_mean, ratio_of_means, standard_error
+from induction_lens.estimates import Estimate, bootstrap_mean, ratio_of_means
 from induction_lens.estimators import (
     MATCHED_TARGET,
     Estimator,
@@ -42,7 +42,7 @@ from induction_lens.estimators import (
     Losses,
     as_estimator,
 )
-from induction_lens.heads import Head, HeadLike, HeadScores, parse_heads
+from induction_lens.heads import Head, HeadLike, parse_heads
 from induction_lens.metrics import Positions, check_positions
 from induction_lens.models import Model, Tokens, shape, units_of
 
@@ -57,7 +57,8 @@ class Control:
     heads: tuple[Head, ...]
     """The heads."""
     effect: Estimate
-    """Its effect on the ICL score, in nats."""
+    """Its effect on the ICL score, in nats, on the sequences that it was measured on: all of them,
+    unless its rank was known after fewer."""
 
 
 @dataclass(frozen=True)
@@ -331,81 +332,57 @@ def ablate_by_methods(
         model, tokens, mask, where=Positions(early, late, window), estimator=estimator
     )
     controls = tuple(control_sets(model, parsed, n=n_controls, seed=seed))
-    around, short_around = measured_on.around
-    jobs, drawn = [], []
-    for method in chosen:
-        drawn.append(controls if method in with_controls else ())
-        jobs.append(Job(parsed, method))
-        jobs += [Job(control, method, around, short_around) for control in drawn[-1]]
+    sets = StudiedSets(parsed, {m.label: controls if m in with_controls else () for m in chosen})
+    jobs = sets.jobs(chosen, measured_on)
     clean, losses = measured_on.losses(model, jobs, batch_size=batch_size, progress=progress)
-    studies, first = {}, 0
-    for method, its_controls in zip(chosen, drawn, strict=True):
-        last = first + 1 + len(its_controls)
-        studies[method.label] = _study(
-            parsed,
-            method.label,
-            clean.before(losses[first:last]),
-            its_controls,
-            documents=measured_on.sequences.documents,
-            at=measured_on.at,
-            estimator=measured_on.estimator,
-        )
-        first = last
-    return studies
+    return sets.studies(measured_on, clean, losses)
 
 
-def ablate_each_head(
-    model: Model,
-    tokens: Tokens,
-    *,
-    method: AblationMethod | Method | str = "mean",
-    mask: Int[Tensor, "_ _"] | Bool[Tensor, "_ _"] | None = None,
-    seed: int = 0,
-    early: int = 50,
-    late: int = 500,
-    window: int = 0,
-    estimator: Estimator | str | None = None,
-    batch_size: int | None = None,
-    progress: bool = True,
-) -> HeadScores:
-    """The effect of knocking out each head alone on the ICL score, in nats, paired by sequence.
+@dataclass(frozen=True)
+class StudiedSets:
+    """The sets of heads that studies by several methods knock out."""
 
-    Positive where in-context learning is weaker without the head. `sem` is the standard error over
-    documents, or over sequences where documents are not known. The arguments are those of `ablate`.
+    heads: tuple[Head, ...]
+    """The tested set."""
+    controls: Mapping[str, tuple[tuple[Head, ...], ...]]
+    """Of each method, by its name: its control sets."""
 
-    Raises:
-        ValueError: For an unknown method, positions outside the sequences, or an option that is out
-            of range.
-        InterventionError: If the model drops the writes.
+    def jobs(
+        self,
+        methods: Iterable[AblationMethod],
+        measured_on: MeasuredText,
+        *,
+        rough_controls: bool = False,
+    ) -> list[Job]:
+        """What to measure: for each method the tested set, and then its control sets, for which
+        bfloat16 may do."""
+        around, short_around = measured_on.around
+        jobs = []
+        for method in methods:
+            jobs.append(Job(self.heads, method))
+            of_method = self.controls[method.label]
+            read = (around, short_around, rough_controls)
+            jobs += [Job(control, method, *read) for control in of_method]
+        return jobs
 
-    Examples:
-        >>> model = il.load("toy-2l")
-        >>> tokens = il.repeated_random_tokens(model, n_sequences=4)
-        >>> effects = il.ablate_each_head(model, tokens, early=20, late=60, window=5)
-        >>> [(str(head), round(effect, 1)) for head, effect in effects.top(3)]
-        [('0.2', 3.6), ('0.0', 3.5), ('1.6', 2.4)]
-    """
-    checks.model(model)
-    chosen = as_method(method, seed=checks.seed(seed))
-    sizes = shape(model)
-    measured_on = MeasuredText.of(
-        model, tokens, mask, where=Positions(early, late, window), estimator=estimator
-    )
-    positions, short_positions = map(tuple, measured_on.estimator.reads(measured_on.at))
-    heads = [Head(n, h) for n in range(sizes.n_layers) for h in range(sizes.n_heads)]
-    jobs = [Job((head,), chosen, positions, short_positions) for head in heads]
-    clean, losses = measured_on.losses(model, jobs, batch_size=batch_size, progress=progress)
-    before = measured_on.scores(clean)
-    effects = torch.stack(
-        [measured_on.scores(losses[index]) - before for index in range(len(jobs))]
-    )
-    sem = standard_error(effects, measured_on.sequences.units(measured_on.at.late)).float()
-    return HeadScores(
-        name=f"effect of {chosen.label} ablation on the ICL score",
-        values=effects.mean(1).view(sizes.n_layers, sizes.n_heads),
-        unit="nats",
-        sem=sem.view(sizes.n_layers, sizes.n_heads),
-    )
+    def studies(
+        self, measured_on: MeasuredText, clean: Losses, losses: Losses
+    ) -> dict[str, AblationStudy]:
+        """The studies that are made of the losses of these jobs, by method."""
+        studies, first = {}, 0
+        for label, controls in self.controls.items():
+            last = first + 1 + len(controls)
+            studies[label] = _study(
+                self.heads,
+                label,
+                clean.before(losses[first:last]),
+                controls,
+                documents=measured_on.sequences.documents,
+                at=measured_on.at,
+                estimator=measured_on.estimator,
+            )
+            first = last
+        return studies
 
 
 def _study(
@@ -422,21 +399,26 @@ def _study(
     units = units_of(documents, at.late)
     before, after = (estimator.per_sequence(losses[run], at) for run in (0, 1))
 
-    def effect(scores: Tensor) -> Estimate:
-        if scores.isnan().any():
+    def effect(scores: Tensor, rows: Tensor) -> Estimate:
+        if scores[rows].isnan().any():
             raise ValueError(
                 f"expected positions where everything was measured, got early={at.early}, "
                 f"late={at.late}, window={at.window}; run ablate again with these"
             )
-        return bootstrap_mean(scores - before, documents=units)
+        # Of the rows, documents may be too few to be units
+        of_rows = None if documents is None else units_of(documents[rows], at.late)
+        return bootstrap_mean((scores - before)[rows], documents=of_rows)
 
-    tested = effect(after)
-    controls = [
-        Control(chosen, effect(estimator.per_sequence(losses[2 + index], at)))
-        for index, chosen in enumerate(control_heads)
-    ]
+    everywhere = torch.ones(len(before), dtype=torch.bool, device="cpu")
+    tested = effect(after, everywhere)
+    controls, stronger = [], 0
+    for index, chosen in enumerate(control_heads):
+        scores = estimator.per_sequence(losses[2 + index], at)
+        rows = ~losses.long[2 + index].isnan().all(1).cpu()
+        controls.append(Control(chosen, effect(scores, rows)))
+        # paired: the tested set on the same sequences
+        stronger += int(scores[rows].mean() >= after[rows].mean())
     controls.sort(key=lambda control: control.effect.value, reverse=True)
-    stronger = sum(control.effect.value >= tested.value for control in controls)
     return AblationStudy(
         heads=heads,
         method=method,

@@ -23,10 +23,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from induction_lens.ablation import layerwise, whole  # noqa: F401 - the two kinds of passes
+from induction_lens.ablation.allocation import Allocation, Everything
 from induction_lens.ablation.hooks import Ablation
 from induction_lens.ablation.methods import AblationMethod
 from induction_lens.ablation.outputs import NO_OUTPUTS, Outputs, by_layer, keep_outputs
-from induction_lens.ablation.passes import passes
+from induction_lens.ablation.precision import mixed_passes
 from induction_lens.estimators import Losses
 from induction_lens.heads import Head
 from induction_lens.metrics import batches, not_finite
@@ -56,6 +57,8 @@ class Job:
     """Positions whose losses are wanted; None for all."""
     short_positions: tuple[int, ...] | None = None
     """The same for short cuts."""
+    rough: bool = False
+    """Whether bfloat16 will do (see `precision`)."""
 
 
 def ablation_losses(
@@ -64,14 +67,16 @@ def ablation_losses(
     tokens: Tokens | Sequences,
     *,
     short: Sequences | None = None,
+    allocation: Allocation | None = None,
     batch_size: int | None = None,
     progress: bool = True,
 ) -> tuple[Losses, Losses]:
     """The loss of every token, clean [batch pos] and after each ablation [job batch pos], in nats.
 
-    Losses are NaN where no job wants them: those of a job at its other positions, the clean ones at
-    positions that no job reads. Positions are those of the sequences, whatever padding they come in
-    (see `models.sequences`); losses after the end of a sequence are NaN.
+    Losses are NaN where no job wants them: those of a job at its other positions, and on sequences
+    that `allocation` leaves out; the clean ones at positions that no job reads. Positions are those
+    of the sequences, whatever padding they come in (see `models.sequences`); losses after the end
+    of a sequence are NaN.
 
     Args:
         model: A hooked model.
@@ -79,6 +84,7 @@ def ablation_losses(
         tokens: Sequences, BOS at position 0.
         short: A short cut of each, whose losses are wanted too. What `mean` and `resample` write
             there is taken from the sequences, at the positions of the cuts.
+        allocation: Which jobs are measured on which sequences; None: all on all.
         batch_size: Sequences per forward pass; None chooses by a memory budget.
         progress: Show progress bars on stderr for what takes over two seconds.
 
@@ -100,49 +106,64 @@ def ablation_losses(
         batch_size=batch_size,
         progress="head outputs" if progress else None,
     )
+    places = [jobs.index(_simplest(job, last_layer)) for job in asked]
+    of_asked = [0, *(1 + place for place in places)]
+    allocation, active = allocation or Everything(), list(range(len(asked)))
+    losses = Losses(
+        _unmeasured(1 + len(jobs), len(sequences), sequences.longest),
+        None if short is None else _unmeasured(1 + len(jobs), len(short), short.longest),
+    )
     n_runs = (1 + len(jobs)) * (len(sequences) + (0 if short is None else len(short)))
     with progress_bar(f"{len(jobs)} ablations" if progress else None, n_runs) as done:
-        measure = partial(_measured, model, ablations, batch_size=batch_size, done=done)
-        of_long = measure([job.positions for job in jobs], sequences, known=known)
-        # What is known of the sequences is not known of their cuts.
-        of_short = None
-        if short is not None:
-            of_short = measure([job.short_positions for job in jobs], short, known={})
-    losses = Losses(of_long, of_short)
-    return losses[0], losses[[1 + jobs.index(_simplest(job, last_layer)) for job in asked]]
+        measure = partial(_measured, model, ablations, jobs, batch_size=batch_size, done=done)
+        for part in allocation.parts(len(sequences)):
+            chosen = sorted({places[index] for index in active})
+            now = {"chosen": chosen, "part": part}
+            measure(sequences=sequences, known=known, into=losses.long, **now)
+            if short is not None and losses.short is not None:
+                # what is known of the sequences is not known of their cuts
+                measure(sequences=short, known={}, into=losses.short, short=True, **now)
+            so_far = losses.of_sequences(slice(0, part.stop))
+            active = allocation.going_on(so_far[of_asked], active)
+    return losses[0], losses[of_asked[1:]]
 
 
 def _measured(
     model: Model,
     ablations: Sequence[Ablation],
-    positions: Sequence[tuple[int, ...] | None],
-    sequences: Sequences,
+    jobs: Sequence[Job],
     *,
+    chosen: Sequence[int],
+    sequences: Sequences,
+    part: slice,
     known: Mapping[int, Tensor],
     batch_size: int | None,
     done: Callable[[int], object],
-) -> Float[Tensor, "run batch pos"]:
-    """Losses where each ablation wants them: clean at 0, of ablation `i` at `i + 1`."""
+    into: Float[Tensor, "run batch pos"],
+    short: bool = False,
+) -> None:
+    """Write the losses that the chosen jobs want on a part of the sequences: clean at 0, of
+    ablation `i` at `i + 1`."""
     everywhere = tuple(range(1, sequences.longest))
-    wanted = [everywhere if some is None else some for some in positions]
-    losses = _unmeasured(1 + len(ablations), len(sequences), sequences.longest)
-    for rows, group in sequences.groups():
-        n_pos = group.shape[1]
+    wanted = [jobs[i].short_positions if short else jobs[i].positions for i in chosen]
+    wanted = [everywhere if some is None else some for some in wanted]
+    for of_part, group in sequences[part].groups():
+        n_pos, rows = group.shape[1], of_part + part.start
         read = [sorted(p for p in some if p < n_pos) for some in wanted]
-        measured = [index for index, some in enumerate(read) if some]
+        measured = [i for i, some in enumerate(read) if some]
         if measured:
-            losses[:, rows, :n_pos] = _losses(
+            places = [0, *(1 + chosen[i] for i in measured)]
+            into[torch.tensor(places)[:, None], rows, :n_pos] = _losses(
                 model,
-                ablations,
-                read,
+                [ablations[chosen[i]] for i in measured],
+                [read[i] for i in measured],
                 group,
                 rows=rows,
-                measured=measured,
+                rough=[jobs[chosen[i]].rough for i in measured],
                 known=known,
                 batch_size=batch_size,
                 done=done,
             )
-    return losses
 
 
 def _losses(
@@ -152,42 +173,40 @@ def _losses(
     tokens: Int[Tensor, "row pos"],
     *,
     rows: Int[Tensor, " row"],
-    measured: Sequence[int],
+    rough: Sequence[bool],
     known: Mapping[int, Tensor],
     batch_size: int | None,
     done: Callable[[int], object],
-) -> Float[Tensor, "job row pos"]:
+) -> Float[Tensor, "run row pos"]:
     """Losses of sequences of one length, clean at 0 and after ablation `i` at `i + 1`.
 
     Args:
         model: A hooked model.
         ablations: The ablations.
-        wanted: For each, the positions that are read.
+        wanted: For each, the positions that are read, of which there is one at least.
         tokens: The sequences.
         rows: Which rows of the whole set they are.
-        measured: Which of the ablations are read anywhere on these sequences.
+        rough: For each ablation, whether bfloat16 will do.
         known: By layer, the outputs of all heads on the whole set, where they are known.
         batch_size: Sequences per forward pass; None chooses by a memory budget.
         done: Told how many ablations times sequences have been measured.
     """
     losses = _unmeasured(1 + len(ablations), *tokens.shape)
-    chosen = [ablations[index] for index in measured]
-    positions = [wanted[index] for index in measured]
-    union = sorted({position for read in positions for position in read})
-    place = [0, *(1 + index for index in measured)]
-    read_by = [union, *positions]
+    union = sorted({position for read in wanted for position in read})
+    read_by = [union, *wanted]
     device = device_of(model)
     failed: list[Tensor] = []
-    mixing = next((a.method.label for a in chosen if not a.method.position_wise), None)
+    mixing = next((a.method.label for a in ablations if not a.method.position_wise), None)
     why_whole = f"{mixing} ablation may look at several positions" if mixing else ""
     example = tokens[:1, : union[-1]].to(device)
     with run(model, example, unembeds=True, why_whole=why_whole) as road:
         size = road.batch_size(tokens.shape[1]) if batch_size is None else batch_size
         for part in batches(len(tokens), size):
             batch = tokens[part].to(device)
-            for indices, loss in passes(road, chosen, positions, batch, rows[part], known=known):
+            here = {"known": known, "rough": rough}
+            for indices, loss in mixed_passes(road, ablations, wanted, batch, rows[part], **here):
                 for index, of_one in zip(indices, loss.cpu(), strict=True):
-                    losses[place[index], part, read_by[index]] = of_one
+                    losses[index, part, read_by[index]] = of_one
                 if not torch.isfinite(loss).all():
                     failed.append(batch)
                 done(len(indices) * len(batch))

@@ -21,14 +21,14 @@ def _(
     rows: Rows,
     *,
     known: Mapping[int, Tensor],
+    read: list[int],
 ) -> Passes:
     del known  # the model's own code computes every layer
     attention = CleanAttention()
     freezes = any(ablation.freezes for ablation in ablations)
     layers = range(run.n_layers) if freezes else ()
-    union = sorted({position for positions in wanted for position in positions})
     with installed(run.model, attention.hooks(layers)):
-        clean = run.losses(batch, union)
+        clean = run.losses(batch, read)
     attention.check()
     yield [0], clean[None]
     for index, (ablation, positions) in enumerate(zip(ablations, wanted, strict=True)):

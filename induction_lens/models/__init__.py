@@ -62,6 +62,7 @@ from induction_lens.models.properties import (
     weights_hash,
 )
 from induction_lens.models.rotary import rotate, rotate_halves
+from induction_lens.models.rounding import has_bfloat16, rounded
 from induction_lens.models.run import Run, Whole
 from induction_lens.models.sequences import (
     FEWEST_DOCUMENTS,
@@ -112,6 +113,7 @@ __all__ = [
     "exclusive",
     "first_nan_layer",
     "forward",
+    "has_bfloat16",
     "hook_name",
     "hook_points",
     "installed",
@@ -129,6 +131,7 @@ __all__ = [
     "prove_writes_land",
     "rotate",
     "rotate_halves",
+    "rounded",
     "run",
     "run_until",
     "running",

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from induction_lens.models.fitness import unfit_for_unembedding
 from induction_lens.models.hooks import InterventionError, Model, forward, installed, untyped
+from induction_lens.models.rounding import unrounded
 
 UNEMBED = "unembed.hook_in"
 # Pieces near the size of a CPU's caches: 16 MiB took 1.4 times as long.
@@ -135,11 +136,13 @@ def unembedded_losses(
     final: Float[Tensor, "batch read_pos d_model"],
     predicted: Int[Tensor, "batch read_pos"],
 ) -> Float[Tensor, "batch read_pos"]:
-    """The losses of predicted tokens, in nats, unembedded in pieces of a fixed memory budget."""
+    """The losses of predicted tokens, in nats, unembedded in pieces of a fixed memory budget; never
+    in bfloat16, unless the weights are."""
     rows, targets = final.flatten(0, 1), predicted.flatten()
     size = max(1, _LOGITS_BYTES // (4 * unembed.d_vocab))
-    losses = [
-        F.cross_entropy(unembed(some).float(), target, reduction="none")
-        for some, target in zip(rows.split(size), targets.split(size), strict=True)
-    ]
+    with unrounded(final):
+        losses = [
+            F.cross_entropy(unembed(some).float(), target, reduction="none")
+            for some, target in zip(rows.split(size), targets.split(size), strict=True)
+        ]
     return torch.cat(losses).view(predicted.shape)

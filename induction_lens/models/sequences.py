@@ -103,6 +103,12 @@ class Sequences:
         """How many sequences there are."""
         return len(self.tokens)
 
+    def __getitem__(self, rows: slice) -> Sequences:
+        """Some of the sequences."""
+        documents = None if self.documents is None else self.documents[rows]
+        of_rows = (self.tokens[rows], self.starts[rows], self.lengths[rows])
+        return Sequences(*of_rows, documents, self.at_beginnings)
+
     @property
     def is_padded(self) -> bool:
         """Whether any row holds more than its sequence."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from induction_lens import checks
 from induction_lens.ablation.study import AblationStudy
+from induction_lens.estimates import simultaneous_quantile
 from induction_lens.heads import Head, HeadScores, cells, largest, names_of, parse_heads
 from induction_lens.plots.style import (
     CLEAN,
@@ -229,10 +230,9 @@ def head_effects(effects: HeadScores, *, marked: Sequence[Head] = (), k: int = 3
     heads.sort(key=lambda head: effects[head])
     half = None
     if effects.sem is not None:
-        sem = effects.sem
         half = {
             "type": "data",
-            "array": [Z95 * float(sem[head.layer, head.head]) for head in heads],
+            "array": [_half_width(effects, head) for head in heads],
             "color": CONTROL,
             "thickness": 1.2,
             "width": 0,
@@ -250,6 +250,13 @@ def head_effects(effects: HeadScores, *, marked: Sequence[Head] = (), k: int = 3
     figure.update_yaxes(type="category", title_text="head", showgrid=False, dtick=1)
     figure.update_layout(bargap=0.35)
     return figure
+
+
+def _half_width(effects: HeadScores, head: Head) -> float:
+    """How far the 95% interval of a head's effect reaches, by Student's t where units are known."""
+    assert effects.sem is not None
+    n_units = None if effects.n_units is None else int(effects.n_units[head.layer, head.head])
+    return simultaneous_quantile(1, n_units) * float(effects.sem[head.layer, head.head])
 
 
 def attention_map(pattern: Float[Tensor, "query key"], tokens: Sequence[str]) -> go.Figure:

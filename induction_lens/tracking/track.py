@@ -27,8 +27,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from induction_lens import checks
+from induction_lens.ablation.each_head import ablate_each_head
 from induction_lens.ablation.methods import MAIN_METHOD, METHODS, Method, PatternPreserving
-from induction_lens.ablation.study import ablate_each_head
 from induction_lens.detectors import DETECTORS, TargetMass, measure, prompts, score_heads
 from induction_lens.files import atomic_folder, output_folder, recover, tidy
 from induction_lens.inputs.tokens import text_tokens

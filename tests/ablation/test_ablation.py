@@ -18,6 +18,7 @@ from induction_lens.ablation import (
     knocked_out,
 )
 from induction_lens.ablation import study as ablation
+from induction_lens.ablation.each_head import ablate_each_head
 from induction_lens.ablation.outputs import other_rows
 from induction_lens.heads import Head
 from induction_lens.inputs import tokens
@@ -170,7 +171,7 @@ def test_freezing_patterns_alone_changes_nothing(name):
 def test_each_head_alone_equals_its_own_study(implementation, method):
     model, sequences = _model(implementation), _sequences()
     options = dict(method=method, early=4, late=17, window=2, seed=3, estimator="paper")
-    sweep = ablation.ablate_each_head(model, sequences, **options)
+    sweep = ablate_each_head(model, sequences, **options)
     for head in ("0.0", "1.4"):
         study = ablation.ablate(model, head, sequences, n_controls=0, **options)
         assert sweep[head] == pytest.approx(study.effect.value, abs=1e-6)
@@ -262,7 +263,7 @@ def test_the_rank_counts_the_controls_that_weaken_icl_more(implementation):
     model, sequences = _model(implementation), _sequences()
     options = dict(method="zero", early=4, late=17)
     study = ablation.ablate(model, "1.2", sequences, **options)
-    alone = ablation.ablate_each_head(model, sequences, **options)
+    alone = ablate_each_head(model, sequences, **options)
     others = {f"1.{head}": alone[f"1.{head}"] for head in (0, 1, 3, 4)}
     assert {str(c.heads[0]): pytest.approx(c.effect.value, abs=1e-6) for c in study.controls} == (
         others

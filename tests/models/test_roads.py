@@ -14,7 +14,7 @@ import torch.nn.functional as F  # noqa: N812
 import transformers
 
 from induction_lens import metrics
-from induction_lens.ablation.study import ablate_each_head
+from induction_lens.ablation.each_head import ablate_each_head
 from induction_lens.detectors import score_heads
 from induction_lens.detectors.attention import target_mask
 from induction_lens.heads import Head

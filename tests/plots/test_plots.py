@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from itertools import pairwise
 from typing import Any
 
 import pytest
+import scipy.stats
 import torch
 
 from induction_lens import plots
@@ -165,7 +167,12 @@ def test_effects_are_sorted_with_their_intervals_and_the_knocked_out_heads_marke
     [bars] = draw.head_effects(effects, marked=[Head(1, 1)], k=3).data
     assert list(bars.y) == ["0.1", "0.0", "1.1"]  # 1.0 has the smallest effect of the four
     assert list(bars.x) == [-0.25, 0.5, 1.0]
-    assert list(bars.error_x.array) == pytest.approx([0.49, 0.98, 1.96])
+    assert list(bars.error_x.array) == pytest.approx([0.49, 0.98, 1.96], rel=1e-4)  # normal
+    few = dataclasses.replace(effects, n_units=torch.tensor([[3, 5], [16, 9]]))
+    [bars] = draw.head_effects(few, marked=[Head(1, 1)], k=3).data
+    quantiles = [float(scipy.stats.t.ppf(0.975, n - 1)) for n in (5, 3, 9)]
+    expected = [quantile * sem for quantile, sem in zip(quantiles, (0.25, 0.5, 1.0), strict=True)]
+    assert list(bars.error_x.array) == pytest.approx(expected)
     assert list(bars.marker.color) == [plots.CLEAN, plots.CLEAN, plots.METHOD_COLORS["mean"]]
 
 

@@ -20,7 +20,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from induction_lens.ablation.study import ablate_each_head
+from induction_lens.ablation.each_head import ablate_each_head
 from induction_lens.detectors import DETECTORS, score_heads
 from induction_lens.heads import Head
 from induction_lens.inputs import corpus

@@ -116,9 +116,13 @@ def evaluation_data(
 
 def default_n_sequences(model: Model) -> int:
     """Sequences to measure on: fewer of them where each takes long."""
+    return N_SEQUENCES_OF_LARGE if is_large(model) else N_SEQUENCES
+
+
+def is_large(model: Model) -> bool:
+    """Whether passes take so long that they are saved where they can be."""
     sizes = shape(model)
-    large = 12 * sizes.n_layers * sizes.d_model**2 > _LARGE
-    return N_SEQUENCES_OF_LARGE if large else N_SEQUENCES
+    return 12 * sizes.n_layers * sizes.d_model**2 > _LARGE
 
 
 def _note_on_documents(documents: Int[Tensor, " batch"]) -> tuple[str, ...]:

@@ -71,10 +71,9 @@ class Findings:
     except where `matched` is empty."""
     effects: HeadScores
     """The effect of each head alone on the windowed ICL score, by mean ablation, in nats."""
-    n_sweep: int
-    """How many of the sequences `effects` is of: the first ones."""
-    n_sweep_units: int
-    """Documents that these come from, or their number where documents are not known."""
+    n_alone: int
+    """How many sequences each of `effects` is of, at least; of heads that may have the largest one
+    there are more."""
     tokens: Int[Tensor, "batch pos"]
     """The sequences that the losses are of."""
     example: Example

@@ -5,8 +5,11 @@ out runs from the first layer of these heads on, where the model is run layer by
 all positions are wanted of the clean pass and of the tested heads; controls and single heads are
 read around two positions, which spares them most of the unembedding.
 
-With a budget, single heads are first measured on fewer sequences, then everything is, then there
-are fewer controls: intervals are wider, and nothing is left out that the page shows.
+Control sets and single heads end once they are decided (see `ablation.allocation`), which nobody
+knows before: the time is that of controls which are measured on everything, an upper bound.
+
+With a budget, everything is measured on fewer sequences, then there are fewer controls: intervals
+are wider, and nothing is left out that the page shows.
 """
 
 from __future__ import annotations
@@ -15,16 +18,14 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from induction_lens.ablation.allocation import FIRST_PART, MOST_CANDIDATES
 from induction_lens.heads import Head
 from induction_lens.metrics import per_token_loss
 from induction_lens.models import Model, device_of, run, shape
 from induction_lens.reports.model.evaluation import Data
 
-SWEEP_PASSES = 64 * 144
-"""Passes of a sequence for the effects of single heads: all 256 sequences of a toy, and 64 with the
-144 heads of GPT-2 small, where each pass takes longest."""
-MIN_SWEEP = 16
-"""Fewer sequences have no interval to speak of."""
+FEWEST_SEQUENCES = 16
+"""Fewer have no interval to speak of."""
 _SCORING = 45  # passes of 512 tokens: prompts, shuffled prompts, and 32 sequences of text
 _ANNOUNCED = 20  # seconds; of shorter work there is nothing to say
 
@@ -35,8 +36,6 @@ class Plan:
 
     n_sequences: int
     """Sequences that losses are measured on."""
-    n_sweep: int
-    """How many of them each head is knocked out alone on."""
     n_controls: int
     """Control sets of each method that has controls."""
     n_methods: int
@@ -50,18 +49,28 @@ class Plan:
 
     @property
     def n_passes(self) -> int:
-        """Passes of a sequence, or of a part of the model over one."""
+        """Passes of a sequence, or of a part of the model over one, at most."""
         knocked_out = self.n_methods + self.n_controlled * self.n_controls
-        return self.n_sequences * (2 + knocked_out) + self.n_heads * self.n_sweep
+        return self.n_sequences * (2 + knocked_out) + self._n_alone
+
+    @property
+    def n_alone(self) -> int:
+        """How many sequences each head is knocked out alone on, at least."""
+        return min(self.n_sequences, FIRST_PART)
+
+    @property
+    def _n_alone(self) -> int:
+        """Passes with one head knocked out, at most."""
+        more = min(self.n_heads, MOST_CANDIDATES) * (self.n_sequences - self.n_alone)
+        return self.n_heads * self.n_alone + more
 
     @property
     def seconds(self) -> float:
-        """About how long all of it takes."""
+        """About how long all of it takes, at most."""
         costs = self.costs
         controls = self.n_controlled * self.n_controls
         of_each = 2 * costs.clean + self.n_methods * costs.tested + controls * costs.control
-        alone = self.n_heads * costs.alone + costs.clean
-        return self.n_sequences * of_each + self.n_sweep * alone + _SCORING * costs.clean
+        return self.n_sequences * of_each + self._n_alone * costs.alone + _SCORING * costs.clean
 
     def within(self, budget: float | None) -> Plan:
         """The largest plan that fits a budget in seconds, or the smallest that there is."""
@@ -75,12 +84,10 @@ class Plan:
 
     def _smaller(self) -> Iterator[Plan]:
         yield self
-        for n in (32, MIN_SWEEP):
-            yield replace(self, n_sweep=min(self.n_sweep, n))
-        least = replace(self, n_sweep=min(self.n_sweep, MIN_SWEEP))
-        for n in (192, 128, 96, 64, 48, 32, MIN_SWEEP):
+        least = self
+        for n in (192, 128, 96, 64, 48, 32, FEWEST_SEQUENCES):
             if n < self.n_sequences:
-                least = replace(least, n_sequences=n)
+                least = replace(self, n_sequences=n)
                 yield least
         for n_controls in (10, 5, 0):
             if n_controls < self.n_controls:
@@ -95,8 +102,8 @@ class Plan:
             over = ", the least that a report can do"
         change = "" if budget is not None else "; --budget 2m, say, makes it shorter"
         return (
-            f"About {spoken(self.seconds)}{over}: {self.n_sequences} sequences, "
-            f"{self.n_controls} controls, single heads on {self.n_sweep} sequences, "
+            f"At most about {spoken(self.seconds)}{over}: {self.n_sequences} sequences, "
+            f"{self.n_controls} controls, single heads on {self.n_alone} sequences or more, "
             f"{self.n_passes:,} passes{change}."
         )
 
@@ -134,13 +141,6 @@ class Costs:
         short = 1 + (data.positions.early + data.positions.window) / tokens.shape[1]
         average = body * (sizes.n_layers + 1) / (2 * sizes.n_layers)
         return cls(clean * short, (clean - below) * short, (body - below) * short, average * short)
-
-
-def n_sweep(model: Model, n_sequences: int) -> int:
-    """How many sequences each head is knocked out alone on, which takes a pass per head."""
-    sizes = shape(model)
-    affordable = SWEEP_PASSES // (sizes.n_layers * sizes.n_heads)
-    return min(n_sequences, max(MIN_SWEEP, affordable))
 
 
 def spoken(seconds: float) -> str:

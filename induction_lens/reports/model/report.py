@@ -22,15 +22,18 @@ from jaxtyping import Int
 from torch import Tensor
 
 from induction_lens import checks
-from induction_lens.ablation.controls import MAX_CONTROLS, n_possible_controls
+from induction_lens.ablation.controls import MAX_CONTROLS, control_sets, n_possible_controls
+from induction_lens.ablation.jointly import studies_and_single_heads
+from induction_lens.ablation.measured_text import MeasuredText
 from induction_lens.ablation.methods import (
     MAIN_METHOD,
     METHODS,
     AblationMethod,
+    Mean,
     Methods,
     as_methods,
 )
-from induction_lens.ablation.study import AblationStudy, ablate_by_methods, ablate_each_head
+from induction_lens.ablation.study import StudiedSets
 from induction_lens.detectors import DETECTORS, AttentionDetector, own_detectors, score_heads
 from induction_lens.files import atomic_path, output_folder, tidy, write_text
 from induction_lens.heads import (
@@ -42,13 +45,13 @@ from induction_lens.heads import (
     parse_heads,
 )
 from induction_lens.inputs.tokens import Source
-from induction_lens.models import Model, TextTokens, shape, units_of
+from induction_lens.models import Model, TextTokens, has_bfloat16, shape
 from induction_lens.progress import wanted
 from induction_lens.reports.model import page, sentences
 from induction_lens.reports.model.card import card_of, short_name
-from induction_lens.reports.model.evaluation import Data, evaluation_data, example_of
+from induction_lens.reports.model.evaluation import Data, evaluation_data, example_of, is_large
 from induction_lens.reports.model.findings import Findings, Why
-from induction_lens.reports.model.plan import Costs, Plan, n_sweep
+from induction_lens.reports.model.plan import Costs, Plan
 from induction_lens.reports.pages import framed
 
 _N_SCORED_TEXT = 32  # sequences of text for the previous-token score
@@ -178,7 +181,7 @@ def report(
     positions = {"early": early, "late": late, "window": window}
     data = evaluation_data(model, text, n_sequences=n_sequences, seed=seed, **positions)
     options = {"seed": seed, "progress": progress}
-    with _stages(progress, total=4) as stage:
+    with _stages(progress, total=3) as stage:
         stage("scoring heads")
         scores = _scores(model, data, own, **options)
         found = tuple(scores["induction"].above(threshold))
@@ -188,7 +191,6 @@ def report(
         sizes = shape(model)
         plan = Plan(
             n_sequences=len(data.tokens),
-            n_sweep=n_sweep(model, len(data.tokens)),
             n_controls=min(n_controls, possible),
             n_methods=len(chosen),
             n_controlled=len(controlled),
@@ -199,11 +201,17 @@ def report(
         said = plan.announcement(budget)
         if said and wanted(progress):
             print(said, file=sys.stderr)
-        stage(f"knocking out {' '.join(map(str, studied))}")
-        drawn = {"n_controls": plan.n_controls, "controlled": controlled}
-        windowed = _studies(model, studied, data, chosen, **drawn, **options)
-        stage("knocking out each head alone")
-        effects = _each_head(model, data, plan.n_sweep, **options)
+        stage(f"knocking out {' '.join(map(str, studied))}, and each head alone")
+        controls = tuple(control_sets(model, studied, n=plan.n_controls, seed=seed))
+        windowed, effects = studies_and_single_heads(
+            model,
+            StudiedSets(studied, {m.label: controls if m in controlled else () for m in chosen}),
+            chosen,
+            MeasuredText.of(model, data.first(), None, where=data.positions, estimator=None),
+            alone_by=Mean(),
+            rough=is_large(model) and has_bfloat16(model),
+            progress=progress,
+        )
         stage("writing the report")
         asked = {"heads": named, "threshold": threshold, "seed": seed}
         asked |= {"methods": tuple(method.label for method in chosen)}
@@ -228,8 +236,7 @@ def report(
             },
             windowed=windowed,
             effects=effects,
-            n_sweep=plan.n_sweep,
-            n_sweep_units=_n_units(data, plan.n_sweep),
+            n_alone=plan.n_alone,
             tokens=data.tokens.cpu(),
             example=example_of(model, scores["induction"].top(1)[0][0], data),
             is_text=data.is_text,
@@ -268,57 +275,10 @@ def _studied(
     return (induction.top(1)[0][0],), "strongest"
 
 
-def _studies(
-    model: Model,
-    heads: tuple[Head, ...],
-    data: Data,
-    methods: Sequence[AblationMethod],
-    *,
-    n_controls: int,
-    controlled: Sequence[AblationMethod],
-    seed: int,
-    progress: bool,
-) -> dict[str, AblationStudy]:
-    where = data.positions
-    return ablate_by_methods(
-        model,
-        heads,
-        data.first(),
-        methods=methods,
-        n_controls=n_controls,
-        controlled=controlled,
-        seed=seed,
-        early=where.early,
-        late=where.late,
-        window=where.window,
-        progress=progress,
-    )
-
-
 def _main(methods: Sequence[AblationMethod]) -> int:
     """Which of some methods the summary quotes: mean ablation if it is there, else the first."""
     labels = [method.label for method in methods]
     return labels.index(MAIN_METHOD) if MAIN_METHOD in labels else 0
-
-
-def _n_units(data: Data, n: int) -> int:
-    """How many documents the first sequences come from, or their number where that is unknown."""
-    documents = None if data.documents is None else data.documents[:n]
-    units = units_of(documents, data.positions.late)
-    return n if units is None else len(units.unique())
-
-
-def _each_head(model: Model, data: Data, n_sweep: int, *, seed: int, progress: bool) -> HeadScores:
-    where = data.positions
-    return ablate_each_head(
-        model,
-        data.first(n_sweep),
-        seed=seed,
-        early=where.early,
-        late=where.late,
-        window=where.window,
-        progress=progress,
-    )
 
 
 @contextmanager

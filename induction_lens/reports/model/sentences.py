@@ -213,18 +213,17 @@ def over(estimate: Estimate) -> str:
 
 
 def _about_each_head(found: Findings) -> str:
-    head, value = found.effects.top(1)[0]
-    n, n_heads = found.n_sweep, found.effects.values.numel()
+    effects, n_heads = found.effects, found.effects.values.numel()
+    head, value = effects.top(1)[0]
     margin = math.inf
-    if found.effects.sem is not None:
-        critical = simultaneous_quantile(n_heads, found.n_sweep_units)
-        margin = critical * float(found.effects.sem[head.layer, head.head])
-    effect = Estimate(value, value - margin, value + margin, n)
+    if effects.sem is not None and effects.n_units is not None:
+        critical = simultaneous_quantile(n_heads, int(effects.n_units[head.layer, head.head]))
+        margin = critical * float(effects.sem[head.layer, head.head])
+    effect = Estimate(value, value - margin, value + margin)
     which = ", an induction head," if head in found.heads else ""
-    where = f" on the first {n} sequences" if n < len(found.tokens) else ""
     told = "" if effect.excludes_zero() else ", which does not tell it from none"
     return (
-        f"Of all heads knocked out one at a time{where}, {head}{which} weakens in-context learning "
+        f"Of all heads knocked out one at a time, {head}{which} weakens in-context learning "
         f"most: {nats(effect)}{told} (the interval allows for the choice among {n_heads} heads)."
     )
 
@@ -255,9 +254,10 @@ def captions(found: Findings) -> dict[str, str]:
             "Zero and pattern-preserving agree where no later layer attends to the heads."
         ),
         "effects": (
-            f"Change of the windowed ICL score on {found.n_sweep} sequences, with 95% intervals "
-            "for each head by itself, when one head alone is replaced by its mean output; right of "
-            "zero, in-context learning is weaker without it. Orange: the heads that were knocked "
+            f"Change of the windowed ICL score on {found.n_alone} sequences, and on more of them "
+            "for heads that may have the largest change, with 95% intervals for each head by "
+            "itself, when one head alone is replaced by its mean output; right of zero, in-context "
+            "learning is weaker without it. Orange: the heads that were knocked "
             "out together above. In the paper induction heads matter most, most other heads "
             "little, and some the other way."
         ),

@@ -1,0 +1,127 @@
+"""How many sequences each ablation is measured on, decided while they are measured.
+
+Sequences are taken in parts that double: 16, 16, 32, 64 and so on. After each part an ablation goes
+on only where more sequences can change what it is measured for:
+
+- a control set, while it is not told from the tested set which of the two has the larger effect:
+  their rank is known once it is;
+- one head alone, while it may still be the one whose ablation has the largest effect.
+
+Both are decided by simultaneous t intervals of paired differences. What is reported of an ablation
+that ended early is over the sequences that it was measured on, and says how many they are.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from induction_lens.estimates import simultaneous_quantile, standard_error
+from induction_lens.estimators import Losses
+from induction_lens.models import units_of
+
+FIRST_PART = 16
+"""Sequences that everything is measured on."""
+MOST_CANDIDATES = 8
+"""Heads that go on as candidates for the largest effect, at most: a model in which no head matters
+would keep them all."""
+
+
+class Allocation(ABC):
+    """Which ablations go on to the next sequences."""
+
+    @abstractmethod
+    def parts(self, n_sequences: int) -> list[slice]:
+        """The parts that sequences are taken in, in order."""
+
+    @abstractmethod
+    def going_on(self, losses: Losses, active: Sequence[int]) -> list[int]:
+        """Which of the active ablations are measured on the next part.
+
+        Args:
+            losses: Of the sequences so far: clean at 0, of ablation `i` at `i + 1`.
+            active: Those that were measured on all of them.
+        """
+
+
+class Everything(Allocation):
+    """Every ablation on every sequence."""
+
+    def parts(self, n_sequences: int) -> list[slice]:
+        """All at once."""
+        return [slice(0, n_sequences)]
+
+    def going_on(self, losses: Losses, active: Sequence[int]) -> list[int]:
+        """All of them."""
+        return list(active)
+
+
+@dataclass(frozen=True)
+class UntilDecided(Allocation):
+    """Control sets until their rank is known, single heads while they may be the strongest."""
+
+    scores: Callable[[Losses], Float[Tensor, " batch"]]
+    """The ICL score of each sequence in one run."""
+    documents: Int[Tensor, "batch pos"] | None
+    """The document of each token, where that is known."""
+    late: int
+    """The position whose documents are the units of intervals."""
+    tested: Mapping[int, int] = field(default_factory=dict)
+    """For each control set, the tested set that it is compared with."""
+    heads: Sequence[int] = ()
+    """The ablations of one head each."""
+    first: int = FIRST_PART
+    """Sequences in the first part."""
+
+    def parts(self, n_sequences: int) -> list[slice]:
+        """The first part, and then as many as all before it."""
+        ends = [min(self.first, n_sequences)]
+        while ends[-1] < n_sequences:
+            ends.append(min(2 * ends[-1], n_sequences))
+        return [slice(a, b) for a, b in zip([0, *ends[:-1]], ends, strict=True)]
+
+    def going_on(self, losses: Losses, active: Sequence[int]) -> list[int]:
+        """Those whose rank, or whose place as the strongest head, is not decided."""
+        clean = self.scores(losses[0])
+        effects = {index: self.scores(losses[index + 1]) - clean for index in active}
+        ended = {
+            index
+            for index, tested in self.tested.items()
+            if index in effects and self._told(effects[tested] - effects[index])
+        }
+        ended |= self._beaten({index: effects[index] for index in self.heads if index in effects})
+        return [index for index in active if index not in ended]
+
+    def _told(self, difference: Float[Tensor, " batch"]) -> bool:
+        """Whether a mean is told from zero, among as many as there are control sets."""
+        error, critical = self._error(difference[None], n_statements=len(self.tested))
+        return bool((difference.mean().abs() > critical * error)[0])
+
+    def _beaten(self, effects: Mapping[int, Float[Tensor, " batch"]]) -> set[int]:
+        """Heads that are not the one with the largest effect."""
+        if not effects:
+            return set()
+        stacked = torch.stack(list(effects.values()))
+        error, critical = self._error(stacked, n_statements=len(self.heads))
+        means = stacked.mean(1).double()
+        may_be = means + critical * error >= (means - critical * error).max()
+        largest = means.argsort(descending=True)[:MOST_CANDIDATES].tolist()
+        return {
+            index
+            for place, index in enumerate(effects)
+            if not may_be[place] or place not in largest
+        }
+
+    def _error(
+        self, values: Float[Tensor, "run batch"], *, n_statements: int
+    ) -> tuple[Float[Tensor, " run"], float]:
+        """Standard errors of means over sequences, and how many of them an interval reaches."""
+        n = values.shape[1]
+        units = units_of(None if self.documents is None else self.documents[:n], self.late)
+        n_units = n if units is None else len(units.unique())
+        return standard_error(values, units), simultaneous_quantile(n_statements, n_units)

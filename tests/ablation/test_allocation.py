@@ -1,0 +1,177 @@
+"""Ablations that end once what they are measured for is decided."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import scipy.stats
+import torch
+
+from induction_lens.ablation import Mean, Zero, ablate_by_methods, ablate_each_head, control_sets
+from induction_lens.ablation.allocation import UntilDecided
+from induction_lens.ablation.jointly import studies_and_single_heads
+from induction_lens.ablation.measured_text import MeasuredText
+from induction_lens.ablation.study import StudiedSets
+from induction_lens.estimators import Losses
+from induction_lens.heads import Head
+from induction_lens.metrics import Positions
+from induction_lens.models import HAS_HOOKED_TRANSFORMER
+from induction_lens.toys.model import ToyConfig, build_toy
+
+IMPLEMENTATIONS = ["hooked", "bridge"] if HAS_HOOKED_TRANSFORMER else ["bridge"]
+WHERE = dict(early=4, late=17, window=1)
+HEADS = (Head(0, 1), Head(1, 2))
+
+
+def _first_loss(losses):
+    """A score for the rules alone: the loss at position 0."""
+    return losses.long[..., 0]
+
+
+def _losses(*effects):
+    """Clean losses of 1, and after each ablation 1 plus its effects on the sequences so far."""
+    rows = [torch.ones(len(effects[0])), *(1 + torch.tensor(effect) for effect in effects)]
+    return Losses(torch.stack(rows)[:, :, None])
+
+
+def _allocation(**options):
+    return UntilDecided(_first_loss, None, 0, **options)
+
+
+def test_parts_double_from_the_first_on():
+    ends = [(part.start, part.stop) for part in _allocation(first=3).parts(20)]
+    assert ends == [(0, 3), (3, 6), (6, 12), (12, 20)]
+    assert _allocation(first=16).parts(5) == [slice(0, 5)]
+
+
+def test_a_control_ends_when_its_rank_is_told_either_way():
+    tested = [1.0, 1.2, 0.8, 1.0]
+    much_less, much_more = [0.0, 0.1, 0.0, 0.1], [3.0, 3.1, 2.9, 3.0]
+    as_much = [1.1, 1.0, 0.9, 1.0]
+    losses = _losses(tested, much_less, much_more, as_much)
+    allocation = _allocation(tested={1: 0, 2: 0, 3: 0})
+    assert allocation.going_on(losses, [0, 1, 2, 3]) == [0, 3]
+
+
+@pytest.mark.parametrize(("factor", "goes_on"), [(0.99, True), (1.01, False)])
+def test_what_is_told_is_told_by_a_t_interval_for_all_controls(factor, goes_on):
+    # Of three controls, Šidák: each interval holds with 0.95 ** (1/3), over four sequences
+    critical = scipy.stats.t.ppf((1 + 0.95 ** (1 / 3)) / 2, 3)
+    noise = torch.tensor([-1.0, 1.0, -1.0, 1.0]).double()
+    mean = factor * critical * float(noise.std()) / 2
+    losses = _losses([0.0] * 4, (noise - mean).tolist(), [9.0] * 4, [-9.0] * 4)
+    going_on = _allocation(tested={1: 0, 2: 0, 3: 0}).going_on(losses, [0, 1, 2, 3])
+    assert going_on == ([0, 1] if goes_on else [0])
+
+
+def test_heads_go_on_while_they_may_be_the_strongest():
+    strong, near = [1.0, 1.1, 0.9, 1.0], [0.9, 1.3, 0.6, 1.1]
+    weak = [[0.01 * k, 0.0, 0.01, 0.02] for k in range(4)]
+    losses = _losses(strong, *weak, near)
+    assert _allocation(heads=range(6)).going_on(losses, range(6)) == [0, 5]
+    # what is no head alone goes on, whatever its effect
+    going_on = _allocation(heads=[0, 5]).going_on(losses, range(6))
+    assert going_on == [0, 1, 2, 3, 4, 5]
+
+
+def test_at_most_eight_heads_go_on_where_none_matters():
+    generator = torch.Generator().manual_seed(0)
+    effects = torch.randn(12, 16, generator=generator).tolist()
+    going_on = _allocation(heads=range(12)).going_on(_losses(*effects), range(12))
+    means = torch.tensor(effects).mean(1)
+    assert going_on == sorted(means.argsort(descending=True)[:8].tolist())
+
+
+def test_units_are_documents_where_there_are_enough():
+    """Sequences of equal values in one document are no evidence of their own."""
+    values = torch.tensor([1.0, 1.0, -0.5, -0.5, 1.0, 1.0, -0.5, -0.5, 0.2, 0.2]) + 0.4
+    losses = _losses(values.tolist(), [0.0] * 10)
+    told = {}
+    for size in (1, 2, 5):
+        documents = torch.arange(10)[:, None] // size
+        allocation = UntilDecided(_first_loss, documents, 0, tested={1: 0})
+        told[size] = allocation.going_on(losses, [0, 1]) == [0]
+    # Two documents are too few to be units: intervals are over sequences then.
+    assert told == {1: True, 2: False, 5: True}
+
+
+def _model(implementation):
+    config = ToyConfig(n_layers=2, d_model=30, n_heads=5, d_head=14, d_vocab=53, n_ctx=61, seed=1)
+    return build_toy(config, implementation=implementation, device="cpu")
+
+
+def _sequences(n):
+    drawn = torch.randint(1, 53, (n, 23), generator=torch.Generator().manual_seed(0))
+    drawn[:, 0] = 0
+    return drawn
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_together_they_give_what_each_gives_on_the_sequences_it_was_measured_on(implementation):
+    """29 sequences: 16 for all, the rest for what is undecided."""
+    model, tokens = _model(implementation), _sequences(29)
+    methods, options = [Mean(), Zero()], dict(progress=False, **WHERE)
+    controls = tuple(control_sets(model, HEADS, n=5))
+    sets = StudiedSets(HEADS, {"mean": controls, "zero": ()})
+    measured_on = MeasuredText.of(model, tokens, None, where=Positions(**WHERE), estimator=None)
+    studies, effects = studies_and_single_heads(
+        model, sets, methods, measured_on, alone_by=Mean(), rough=False, progress=False
+    )
+    apart = ablate_by_methods(
+        model, HEADS, tokens, methods=methods, controlled=[methods[0]], n_controls=5, **options
+    )
+    for label, study in apart.items():
+        for field in ("clean", "ablated", "effect", "clean_losses", "ablated_losses"):
+            ours, its = getattr(studies[label], field), getattr(study, field)
+            if isinstance(its, torch.Tensor):
+                torch.testing.assert_close(ours, its, equal_nan=True)
+            else:
+                assert ours.value == pytest.approx(its.value, abs=1e-6)
+                assert ours.low == pytest.approx(its.low, abs=1e-5)
+    counts = {control.effect.n for control in studies["mean"].controls}
+    assert counts <= {16, 29}
+    per_head = ablate_each_head(model, tokens, method="mean", **options)
+    of_first = {}
+    for control in studies["mean"].controls:
+        n = control.effect.n
+        if n not in of_first:  # what is written is the mean over all sequences
+            cut = [Mean(reference=tokens)]
+            of_first[n] = ablate_by_methods(
+                model, HEADS, tokens[:n], methods=cut, n_controls=5, **options
+            )["mean"]
+        [same] = [c for c in of_first[n].controls if c.heads == control.heads]
+        assert control.effect.value == pytest.approx(same.effect.value, abs=1e-6)
+        assert control.effect.low == pytest.approx(same.effect.low, abs=1e-5)
+    assert effects.n_units is not None
+    first = ablate_each_head(model, tokens[:16], method=Mean(reference=tokens), **options)
+    for layer in range(2):
+        for head in range(5):
+            n = int(effects.n_units[layer, head])
+            assert n in (16, 29)
+            expected = (per_head if n == 29 else first)[layer, head]
+            assert effects[layer, head] == pytest.approx(expected, abs=1e-6)
+    assert int((effects.n_units == 29).sum()) in range(1, 9)
+
+
+def test_the_rank_compares_the_sets_on_the_same_sequences():
+    """A control that was measured on the first half, where it is stronger than the tested set."""
+    losses = torch.full((3, 4, 23), math.nan)
+    losses[0] = 1.0
+    losses[1, :2], losses[1, 2:] = 1.0, 1.0
+    losses[1, :2, 16:19], losses[1, 2:, 16:19] = 1.5, 4.0  # effects of 0.5, and of 3
+    losses[2, :2] = 1.0
+    losses[2, :2, 16:19] = 2.0  # of 1
+    at = MeasuredText.of(
+        _model(IMPLEMENTATIONS[-1]),
+        _sequences(4),
+        None,
+        where=Positions(**WHERE),
+        estimator="paper",
+    )
+    sets = StudiedSets((Head(0, 0),), {"mean": ((Head(0, 1),),)})
+    study = sets.studies(at, Losses(losses[0]), Losses(losses[1:]))["mean"]
+    assert study.effect.value == pytest.approx(1.75)
+    assert study.controls[0].effect.value == pytest.approx(1.0)
+    assert study.controls[0].effect.n == 2
+    assert study.rank == 2
