@@ -18,6 +18,7 @@ from induction_lens.heads import Head
 from induction_lens.metrics import Positions
 from induction_lens.models import HAS_HOOKED_TRANSFORMER
 from induction_lens.toys.model import ToyConfig, build_toy
+from tests.simulations.allocation import TRUE_EFFECTS, coverage
 
 IMPLEMENTATIONS = ["hooked", "bridge"] if HAS_HOOKED_TRANSFORMER else ["bridge"]
 WHERE = dict(early=4, late=17, window=1)
@@ -175,3 +176,12 @@ def test_the_rank_compares_the_sets_on_the_same_sequences():
     assert study.controls[0].effect.value == pytest.approx(1.0)
     assert study.controls[0].effect.n == 2
     assert study.rank == 2
+
+
+def test_intervals_hold_the_truth_although_ablations_end_early():
+    """The simulation of `tests.simulations.allocation` has more settings and trials."""
+    found = coverage(TRUE_EFFECTS["one matters"], "normal", trials=60)
+    assert 0.93 <= found.heads <= 0.97
+    assert found.strongest >= 0.95
+    assert found.sides >= 0.95
+    assert found.n_sequences < 200  # of 256

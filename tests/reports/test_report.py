@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import importlib
 import inspect
 import json
 import math
@@ -378,6 +379,24 @@ def test_a_file_in_the_way_is_refused(found, tmp_path):
         found.save(tmp_path / "taken")
 
 
+def test_a_large_model_runs_what_is_compared_in_bfloat16(toy, found, monkeypatch):
+    """Scores and the tested heads' effects do not change, and the page says what does."""
+    quick = dict(text=TEXT, methods=["mean"], **QUICK)
+    exact = report(toy, **quick)
+    module = importlib.import_module("induction_lens.reports.model.report")  # also a function
+    monkeypatch.setattr(module, "is_large", lambda model: True)
+    monkeypatch.setattr(module, "has_bfloat16", lambda model: True)
+    rough = report(toy, **quick)
+    assert any("were run in bfloat16" in note for note in rough.notes)
+    assert not any("bfloat16" in note for note in exact.notes)
+    ours, its = rough.studies["mean"], exact.studies["mean"]
+    assert ours.effect == its.effect
+    pairs = zip(ours.controls, its.controls, strict=True)
+    differences = [abs(a.effect.value - b.effect.value) for a, b in pairs]
+    assert 0 < max(differences) < 0.02
+    assert (rough.effects.values - exact.effects.values).abs().max() < 0.02
+
+
 # --- plan --------------------------------------------------------------------------------------
 
 
@@ -418,7 +437,7 @@ def test_only_long_work_is_announced(toy):
     assert _plan(n_sequences=2, n_controls=0).seconds > 60
     said = _plan().announcement(None)
     assert said.startswith(
-        "At most about 98 minutes: 256 sequences, 20 controls, single heads on 16 sequences or more"
+        "At most about 1.7 hours: 256 sequences, 20 controls, single heads on 16 sequences or more"
     )
     costs = plan.Costs(1e-4, 1e-4, 1e-4, 1e-4)
     assert dataclasses.replace(_plan(), costs=costs).announcement(None) is None

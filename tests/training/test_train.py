@@ -362,11 +362,11 @@ def tiny(monkeypatch):
     config = ToyConfig(n_layers=1, d_model=8, n_heads=1, d_vocab=300, n_ctx=512)
     monkeypatch.setitem(PRESETS, "tiny", Preset(config, "tiny", n_tokens=3 * 4 * 512, batch_size=4))
     # The card measures the standard library's held-out text; a short one is enough here.
-    text, short = presets.text_tokens, ["held_out = compute(value)\n" * 900]
+    text, short = presets.sample_text, ["held_out = compute(value)\n" * 900]
     monkeypatch.setattr(
         presets,
-        "text_tokens",
-        lambda model, **options: text(model, source=short, n_sequences=8, **options),
+        "sample_text",
+        lambda model, **options: text(model, source=short, **options | {"n_sequences": 8}),
     )
 
 
@@ -383,6 +383,12 @@ def test_a_preset_trains_from_source_alone_and_continues(tiny, source, tmp_path)
     assert card["training_tokens"] == 6144
     assert card["parameters"] == 2 * 300 * 8 + 4 * 64 + 4 * 8
     assert card["icl_low"] <= card["icl_score"] <= card["icl_high"]
+    tokens = presets.sample_text(loaded, seq_len=512).tokens
+    log_probs = loaded(tokens).log_softmax(-1)
+    late = -log_probs[:, 489:510].gather(-1, tokens[:, 490:511, None]).mean()
+    cut = torch.cat([tokens[:, :1], tokens[:, 451:511]], dim=1)  # position 500 is at 50 there
+    early = -loaded(cut).log_softmax(-1)[:, 39:60].gather(-1, cut[:, 40:61, None]).mean()
+    assert card["icl_score"] == pytest.approx((late - early).item(), abs=1e-5)
     losses = [run.losses[0].item(), math.log(300)]
     assert card["held_out_loss"] == pytest.approx(sum(losses) / 2, abs=0.5)
     again = train_preset("tiny", out, roots=[tmp_path / "none"], progress=False, seed=3)

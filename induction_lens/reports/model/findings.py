@@ -126,6 +126,8 @@ class Findings:
         frame["effect_alone"] = self.effects.values.flatten().tolist()
         if self.effects.sem is not None:
             frame["effect_alone_sem"] = self.effects.sem.flatten().tolist()
+        if self.effects.n_units is not None:
+            frame["effect_alone_n_units"] = self.effects.n_units.flatten().tolist()
         return frame
 
     def losses_frame(self) -> pd.DataFrame:

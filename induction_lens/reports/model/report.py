@@ -202,6 +202,7 @@ def report(
         if said and wanted(progress):
             print(said, file=sys.stderr)
         stage(f"knocking out {' '.join(map(str, studied))}, and each head alone")
+        rough = is_large(model) and has_bfloat16(model)
         controls = tuple(control_sets(model, studied, n=plan.n_controls, seed=seed))
         windowed, effects = studies_and_single_heads(
             model,
@@ -209,7 +210,7 @@ def report(
             chosen,
             MeasuredText.of(model, data.first(), None, where=data.positions, estimator=None),
             alone_by=Mean(),
-            rough=is_large(model) and has_bfloat16(model),
+            rough=rough,
             progress=progress,
         )
         stage("writing the report")
@@ -244,6 +245,7 @@ def report(
                 *data.notes,
                 *sentences.notes_on_scores(scores),
                 *sentences.notes_on_controls(studied, n_controls, possible),
+                *sentences.notes_on_rounding(rough),
             ),
             own_detectors=own,
         )

@@ -55,6 +55,16 @@ def notes_on_controls(studied: Sequence[Head], asked: int, possible: int) -> tup
     )
 
 
+def notes_on_rounding(rough: bool) -> tuple[str, ...]:
+    """A sentence where some of the passes were run in bfloat16."""
+    if not rough:
+        return ()
+    return (
+        "Control sets and single heads were run in bfloat16, as changes from a clean run in "
+        "bfloat16; scores and the effects of the tested heads are in float32.",
+    )
+
+
 def notes_on_scores(scores: ScoreTable) -> tuple[str, ...]:
     """A sentence for each detector that had nothing to measure."""
     return tuple(
