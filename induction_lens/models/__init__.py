@@ -4,7 +4,12 @@ Everything above works on the `Model` protocol, so that `HookedTransformer` and 
 need no second copy of any module.
 """
 
-from induction_lens.models.attention import Attention, PatternAttention, Targets
+from induction_lens.models.attention import (
+    Attention,
+    FusedAttention,
+    PatternAttention,
+    Targets,
+)
 from induction_lens.models.calls import Call, before_forward
 from induction_lens.models.classes import HAS_HOOKED_TRANSFORMER
 from induction_lens.models.exclusive import InterventionError, exclusive, undone
@@ -50,11 +55,13 @@ from induction_lens.models.properties import (
     class_name,
     embedding,
     first_nan_layer,
+    key_weights,
     model_name,
     norm_weight,
     ordinary_ids,
     output_weights,
     positions_for,
+    query_weights,
     shape,
     tokenizer_of,
     unembedding,
@@ -81,6 +88,7 @@ __all__ = [
     "Attention",
     "AttentionInputs",
     "Call",
+    "FusedAttention",
     "HookFunction",
     "InterventionError",
     "Layer",
@@ -117,6 +125,7 @@ __all__ = [
     "installed",
     "is_model",
     "keep",
+    "key_weights",
     "load_pretrained",
     "logits_at",
     "losses_at",
@@ -127,6 +136,7 @@ __all__ = [
     "output_weights",
     "positions_for",
     "prove_writes_land",
+    "query_weights",
     "rotate",
     "rotate_halves",
     "run",
