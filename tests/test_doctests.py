@@ -17,7 +17,8 @@ PACKAGES = [
     *(
         f"induction_lens.{name}"
         for name in (
-            *("ablation", "detectors", "dynamics", "inputs", "plots", "reports", "toys"),
+            *("ablation", "circuits", "detectors", "dynamics", "inputs", "plots", "reports"),
+            "toys",
             *("tracking", "training"),
         )
     ),

@@ -10,7 +10,7 @@ from induction_lens.models.attention import (
     PatternAttention,
     Targets,
 )
-from induction_lens.models.calls import Call, before_forward
+from induction_lens.models.calls import Call, before_forward, reading
 from induction_lens.models.classes import HAS_HOOKED_TRANSFORMER
 from induction_lens.models.exclusive import InterventionError, exclusive, undone
 from induction_lens.models.fidelity import check_causal
@@ -33,6 +33,7 @@ from induction_lens.models.hooks import (
     running,
     untyped,
 )
+from induction_lens.models.inside import Projector
 from induction_lens.models.layerwise import Layer, LayerByLayer, run
 from induction_lens.models.passes import (
     Unembedder,
@@ -96,6 +97,7 @@ __all__ = [
     "Model",
     "ModelShape",
     "PatternAttention",
+    "Projector",
     "Run",
     "Sequences",
     "Site",
@@ -137,6 +139,7 @@ __all__ = [
     "positions_for",
     "prove_writes_land",
     "query_weights",
+    "reading",
     "rotate",
     "rotate_halves",
     "run",
