@@ -70,7 +70,7 @@ class ComposedPair:
     """How many standard deviations its square lies above that of shuffled partners."""
 
     def __str__(self) -> str:
-        """For instance `K 0.1 → 1.1: +0.082 (z +46.1)`."""
+        """For instance `K 0.1 → 1.1: +0.082 (z +39.4)`."""
         return (
             f"{self.kind} {self.earlier} → {self.later}: {self.score:+.3f} "
             f"(z {self.z_shuffled:+.1f})"
@@ -87,7 +87,7 @@ class Composition:
     Examples:
         >>> found = il.circuits.composition(il.load("toy-2l-narrow"))
         >>> print(found.top(1)[0])
-        K 0.1 → 1.1: +0.082 (z +46.0)
+        K 0.1 → 1.1: +0.082 (z +39.4)
         >>> round(found.of("0.1", "1.1", kind="K").score, 3)
         0.082
     """
@@ -252,9 +252,9 @@ def composition(model: Model, *, n_draws: int = 200, seed: int = 0) -> Compositi
     Examples:
         >>> found = il.circuits.composition(il.load("toy-2l-narrow"))
         >>> round(found.expected, 3), round(found.random_sd, 3)  # 1/√127 = 0.0887
-        (0.089, 0.002)
+        (0.089, 0.003)
         >>> [round(found.of(f"0.{g}", "1.1", kind="K").score, 3) for g in range(4)]
-        [-0.063, 0.082, -0.072, -0.07]
+        [-0.063, 0.082, -0.073, -0.07]
     """
     checks.model(model)
     n_draws = checks.whole_number("n_draws", n_draws, least=2, most=100_000)
@@ -282,8 +282,8 @@ def random_composition(
 
     Examples:
         >>> mean, sd = il.circuits.random_composition(128, 32)
-        >>> print(f"{mean:.4f} ± {sd:.4f}")
-        0.0884 ± 0.0022
+        >>> print(f"{mean:.3f} ± {sd:.3f}")
+        0.088 ± 0.002
     """
     d_model = checks.whole_number("d_model", d_model, least=1, most=10**6)
     d_head = checks.whole_number("d_head", d_head, least=1, most=10**5)
