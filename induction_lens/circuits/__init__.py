@@ -7,6 +7,7 @@ from induction_lens.circuits.composition import (
     composition,
     random_composition,
 )
+from induction_lens.circuits.matching import MatchingPair, QKMatching, qk_matching
 from induction_lens.circuits.material import Material
 from induction_lens.circuits.other_runs import Nothing, OtherRun, OtherTokens, PreviousTokenChanged
 from induction_lens.circuits.patching import Edge
@@ -16,7 +17,6 @@ from induction_lens.circuits.weights import (
     HeadWeights,
     check_bilinear,
     head_weights,
-    norm_scale,
     read_width,
 )
 
@@ -26,6 +26,7 @@ __all__ = [
     "Composition",
     "Edge",
     "HeadWeights",
+    "MatchingPair",
     "Material",
     "Nothing",
     "OtherRun",
@@ -33,12 +34,13 @@ __all__ = [
     "PatchedEdge",
     "PathPatching",
     "PreviousTokenChanged",
+    "QKMatching",
     "Share",
     "check_bilinear",
     "composition",
     "head_weights",
-    "norm_scale",
     "path_patch",
+    "qk_matching",
     "random_composition",
     "read_width",
 ]

@@ -26,11 +26,13 @@ from induction_lens.models import (
     device_of,
     hook_name,
     installed,
+    is_set,
     keep,
     key_weights,
     ordinary_ids,
     output_weights,
     query_weights,
+    residual_scale,
     run_until,
     running,
     shape,
@@ -91,7 +93,8 @@ def check_bilinear(model: Model) -> None:
     Raises:
         ValueError: If the model normalises its queries and keys, as OLMo 2, Qwen 3 and Gemma 3 do,
             so that `W_QK` says neither which keys match nor how well; if it norms what attention
-            puts out; if it has no such weights; or if its values are not what they give.
+            puts out; if it clips queries and keys; if it has no such weights; or if its values are
+            not what they give.
 
     Examples:
         >>> il.circuits.check_bilinear(il.load("toy-2l"))
@@ -109,6 +112,12 @@ def check_bilinear(model: Model) -> None:
         raise ValueError(
             "expected heads that write to the residual stream by W_O, got a model that norms what "
             "attention puts out; use what is measured in runs, such as path patching"
+        )
+    if is_set(model, "clip_qkv"):
+        raise ValueError(
+            "expected queries and keys that are products of weights with the residual stream, got "
+            "a model that clips them (clip_qkv); use what is measured in runs, such as path "
+            "patching"
         )
     for layer in range(shape(model).n_layers):
         try:
@@ -139,7 +148,7 @@ def _check_values(model: Model) -> None:
         groups = sizes.n_heads // value.shape[1]
         W_V = value_weights(model, layer).float()[::groups]
         x = entering[layer][0].float()
-        made = torch.einsum("pd,hde->phe", x / norm_scale(model, x), W_V)
+        made = torch.einsum("pd,hde->phe", x / residual_scale(model, x), W_V)
         rest = value - made  # the bias, the same at each position
         if not torch.allclose(rest, rest[:1].expand_as(rest), atol=10 * bound * _size(value)):
             raise ValueError(
@@ -157,23 +166,6 @@ def read_width(model: Model) -> int:
     """
     checks.model(model)
     return shape(model).d_model - int(centres(model))
-
-
-def norm_scale(
-    model: Model, x: Float[Tensor, "*row d_model"]
-) -> Float[Tensor, "*row 1"] | Float[Tensor, ""]:
-    """What the model's norms divide this residual stream by, centred first where they do that.
-
-    Examples:
-        >>> import torch
-        >>> il.circuits.norm_scale(il.load("toy-2l"), torch.tensor([[1.0, -1.0, 2.0, -2.0]]))
-        tensor([[1.5811]])
-    """
-    if getattr(model.cfg, "normalization_type", None) is None:
-        return x.new_ones(())
-    if centres(model):
-        x = x - x.mean(dim=-1, keepdim=True)
-    return (x.square().mean(dim=-1, keepdim=True) + float(model.cfg.eps)).sqrt()
 
 
 def _size(x: Tensor) -> float:

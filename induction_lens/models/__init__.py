@@ -14,6 +14,7 @@ from induction_lens.models.calls import Call, before_forward, reading
 from induction_lens.models.classes import HAS_HOOKED_TRANSFORMER
 from induction_lens.models.exclusive import InterventionError, exclusive, undone
 from induction_lens.models.fidelity import check_causal
+from induction_lens.models.fitness import is_set
 from induction_lens.models.from_scratch import (
     check_device,
     new_transformer,
@@ -63,12 +64,14 @@ from induction_lens.models.properties import (
     output_weights,
     positions_for,
     query_weights,
+    residual_scale,
     shape,
     tokenizer_of,
     unembedding,
     value_weights,
     weights_hash,
 )
+from induction_lens.models.relative import rotations
 from induction_lens.models.rotary import rotate, rotate_halves
 from induction_lens.models.run import Run, Whole
 from induction_lens.models.sequences import (
@@ -126,6 +129,7 @@ __all__ = [
     "hook_points",
     "installed",
     "is_model",
+    "is_set",
     "keep",
     "key_weights",
     "load_pretrained",
@@ -140,8 +144,10 @@ __all__ = [
     "prove_writes_land",
     "query_weights",
     "reading",
+    "residual_scale",
     "rotate",
     "rotate_halves",
+    "rotations",
     "run",
     "run_until",
     "running",

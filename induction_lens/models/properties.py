@@ -294,6 +294,17 @@ def centres(model: Model) -> bool:
     return kind.startswith("LN")
 
 
+def residual_scale(
+    model: Model, x: Float[Tensor, "*row d_model"]
+) -> Float[Tensor, "*row 1"] | Float[Tensor, ""]:
+    """What the model's norms divide a residual stream by, centred first where they do that."""
+    if getattr(model.cfg, "normalization_type", None) is None:
+        return x.new_ones(())
+    if centres(model):
+        x = x - x.mean(dim=-1, keepdim=True)
+    return (x.square().mean(dim=-1, keepdim=True) + float(model.cfg.eps)).sqrt()
+
+
 def query_weights(model: Model, layer: int) -> Float[Tensor, "head d_model d_head"]:
     """`W_Q` of each head, the norm before attention folded in (scale, and centring)."""
     return _read_from_residual(model, layer, "W_Q")
