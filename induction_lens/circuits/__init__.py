@@ -13,6 +13,7 @@ from induction_lens.circuits.other_runs import Nothing, OtherRun, OtherTokens, P
 from induction_lens.circuits.patching import Edge
 from induction_lens.circuits.paths import PatchedEdge, PathPatching, path_patch
 from induction_lens.circuits.shares import Share
+from induction_lens.circuits.terms import TermImportance, term_importance
 from induction_lens.circuits.weights import (
     HeadWeights,
     check_bilinear,
@@ -36,6 +37,7 @@ __all__ = [
     "PreviousTokenChanged",
     "QKMatching",
     "Share",
+    "TermImportance",
     "check_bilinear",
     "composition",
     "head_weights",
@@ -43,4 +45,5 @@ __all__ = [
     "qk_matching",
     "random_composition",
     "read_width",
+    "term_importance",
 ]

@@ -37,6 +37,7 @@ from induction_lens.models.hooks import (
 from induction_lens.models.inside import Projector
 from induction_lens.models.layerwise import Layer, LayerByLayer, run
 from induction_lens.models.passes import (
+    UNEMBED,
     Unembedder,
     logits_at,
     losses_at,
@@ -89,6 +90,7 @@ __all__ = [
     "FEWEST_DOCUMENTS",
     "FINAL_SCALE",
     "HAS_HOOKED_TRANSFORMER",
+    "UNEMBED",
     "Attention",
     "AttentionInputs",
     "Call",
