@@ -7,6 +7,21 @@ from induction_lens.circuits.composition import (
     composition,
     random_composition,
 )
+from induction_lens.circuits.cuts import Changed, EdgeCuts, cut_edge
+from induction_lens.circuits.edges import (
+    CompositionCut,
+    Keys,
+    Masked,
+    RandomKeys,
+    TargetKeys,
+    Zeroed,
+)
+from induction_lens.circuits.ideal import (
+    IdealInduction,
+    IdealPattern,
+    IdealPreviousToken,
+    ideal_pattern,
+)
 from induction_lens.circuits.matching import MatchingPair, QKMatching, qk_matching
 from induction_lens.circuits.material import Material
 from induction_lens.circuits.other_runs import Nothing, OtherRun, OtherTokens, PreviousTokenChanged
@@ -14,19 +29,22 @@ from induction_lens.circuits.patching import Edge
 from induction_lens.circuits.paths import PatchedEdge, PathPatching, path_patch
 from induction_lens.circuits.shares import Share
 from induction_lens.circuits.terms import TermImportance, term_importance
-from induction_lens.circuits.weights import (
-    HeadWeights,
-    check_bilinear,
-    head_weights,
-    read_width,
-)
+from induction_lens.circuits.weights import HeadWeights, check_bilinear, head_weights, read_width
 
 __all__ = [
     "Z_THRESHOLD",
+    "Changed",
     "ComposedPair",
     "Composition",
+    "CompositionCut",
     "Edge",
+    "EdgeCuts",
     "HeadWeights",
+    "IdealInduction",
+    "IdealPattern",
+    "IdealPreviousToken",
+    "Keys",
+    "Masked",
     "MatchingPair",
     "Material",
     "Nothing",
@@ -36,11 +54,16 @@ __all__ = [
     "PathPatching",
     "PreviousTokenChanged",
     "QKMatching",
+    "RandomKeys",
     "Share",
+    "TargetKeys",
     "TermImportance",
+    "Zeroed",
     "check_bilinear",
     "composition",
+    "cut_edge",
     "head_weights",
+    "ideal_pattern",
     "path_patch",
     "qk_matching",
     "random_composition",

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from induction_lens.circuits.shares import QUANTITIES
+from induction_lens.circuits.shares import QUANTITIES, Quantity
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from induction_lens.circuits.paths import PatchedEdge
 
-_TITLES = {"prefix": "prefix matching", "copying": "copying", "icl": "ICL score"}
+_TITLES: dict[Quantity, str] = {
+    "prefix": "prefix matching",
+    "copying": "copying",
+    "icl": "ICL score",
+}
 _TESTED, _RANDOM = "#1f77b4", "#9e9e9e"
 
 
@@ -21,7 +25,7 @@ def edge_bars(edges: Sequence[PatchedEdge]) -> go.Figure:
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
-    measured = [name for name in QUANTITIES if all(name in one.of for one in edges)]
+    measured: list[Quantity] = [name for name in QUANTITIES if all(name in one.of for one in edges)]
     titles = [f"share of {_TITLES[name]}" for name in measured]
     figure = make_subplots(1, len(measured), subplot_titles=titles, shared_yaxes=True)
     names = [str(one.edge) for one in edges]

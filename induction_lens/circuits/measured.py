@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from induction_lens.ablation.measured_text import MeasuredText
 from induction_lens.circuits.material import Material, copied, targets_of
 from induction_lens.circuits.patching import BasePass, Edge, Patches, attended
 from induction_lens.circuits.shares import Quantity, Share
@@ -55,7 +56,15 @@ def shares(
         outcome = outcomes(
             model, edges, tokens, patches, read=copies, clean=everywhere, scored=True, done=done
         )
-        found = _on_copies(outcome, is_copied)
+        found: list[dict[Quantity, Share]] = [
+            {
+                "prefix": Share(clean - patched, clean),
+                "copying": copying_share(outcome.clean, losses, is_copied),
+            }
+            for (clean, patched), losses in zip(
+                outcome.scores.unbind(1), outcome.patched, strict=True
+            )
+        ]
         if text is None:
             return found
         reads, short_reads = text.estimator.reads(text.at)
@@ -67,29 +76,34 @@ def shares(
             of_short = outcomes(model, edges, short_tokens, patches, read=short_reads, done=done)
     clean = Losses(of_long.clean, None if of_short is None else of_short.clean)
     patched = Losses(of_long.patched, None if of_short is None else of_short.patched)
-    before = text.scores(clean)
-    units = text.sequences.units(text.at.late)
     for index, one in enumerate(found):
-        one["icl"] = Share(text.scores(patched[index]) - before, -before, units)
+        one["icl"] = icl_share(text, clean, patched[index])
     return found
 
 
-def _on_copies(outcome: Outcome, is_copied: Tensor) -> list[dict[Quantity, Share]]:
-    """What is lost of prefix matching and of copying."""
+def copying_share(
+    clean: Float[Tensor, "batch pos"],
+    changed: Float[Tensor, "batch pos"],
+    is_copied: Bool[Tensor, "batch pos"],
+) -> Share:
+    """What is lost of how much better copied tokens are predicted than new ones.
+
+    Args:
+        clean: Losses of the clean model, in nats.
+        changed: Losses with something changed; read at copied tokens.
+        is_copied: Where the copied tokens are (`material.copied`).
+    """
     new = ~is_copied
     new[:, :2] = False  # BOS has no loss, and nothing comes before position 1
-    before = _mean(outcome.clean, is_copied)
-    gain = _mean(outcome.clean, new) - before
-    found: list[dict[Quantity, Share]] = []
-    for index, losses in enumerate(outcome.patched):
-        clean, patched = outcome.scores[:, index]
-        found.append(
-            {
-                "prefix": Share(clean - patched, clean),
-                "copying": Share(_mean(losses, is_copied) - before, gain),
-            }
-        )
-    return found
+    before = _mean(clean, is_copied)
+    return Share(_mean(changed, is_copied) - before, _mean(clean, new) - before)
+
+
+def icl_share(text: MeasuredText, clean: Losses, changed: Losses) -> Share:
+    """What is lost of the ICL score."""
+    before = text.scores(clean)
+    units = text.sequences.units(text.at.late)
+    return Share(text.scores(changed) - before, -before, units)
 
 
 def outcomes(
