@@ -17,7 +17,16 @@ PACKAGES = [
     *(
         f"induction_lens.{name}"
         for name in (
-            *("ablation", "circuits", "detectors", "dynamics", "inputs", "plots", "reports"),
+            *(
+                "ablation",
+                "circuits",
+                "detectors",
+                "detectors.published",
+                "dynamics",
+                "inputs",
+                "plots",
+                "reports",
+            ),
             "toys",
             *("tracking", "training"),
         )
