@@ -1,5 +1,6 @@
 """Circuits: how heads compose, read from weights and from runs."""
 
+from induction_lens.circuits.circuit import Circuit, Parts, circuit
 from induction_lens.circuits.composition import (
     Z_THRESHOLD,
     ComposedPair,
@@ -34,6 +35,7 @@ from induction_lens.circuits.weights import HeadWeights, check_bilinear, head_we
 __all__ = [
     "Z_THRESHOLD",
     "Changed",
+    "Circuit",
     "ComposedPair",
     "Composition",
     "CompositionCut",
@@ -50,6 +52,7 @@ __all__ = [
     "Nothing",
     "OtherRun",
     "OtherTokens",
+    "Parts",
     "PatchedEdge",
     "PathPatching",
     "PreviousTokenChanged",
@@ -60,6 +63,7 @@ __all__ = [
     "TermImportance",
     "Zeroed",
     "check_bilinear",
+    "circuit",
     "composition",
     "cut_edge",
     "head_weights",
