@@ -135,6 +135,50 @@ def _cases_of_models(given: SimpleNamespace) -> Iterator[Case]:
         **measured,
     )
     yield from _cases(
+        il.circuits.composition,
+        {"model": model, "n_draws": 2},
+        model=MODELS,
+        n_draws=(1, *FROM_1),
+        seed=SEEDS,
+    )
+    yield from _cases(
+        il.circuits.qk_matching,
+        {"model": model, "text": tokens},
+        model=MODELS,
+        text=TOKENS,
+        distances=([], None, 3, [13], [-1], [0.5], ["1"], "0"),
+        mlp=FLAGS,
+        progress=FLAGS,
+    )
+    yield from _cases(
+        il.circuits.term_importance,
+        {"model": model, "text": tokens},
+        model=MODELS,
+        text=(*TOKENS, torch.zeros(3, 1).long()),
+        freeze_norms=FLAGS,
+        freeze_mlps=FLAGS,
+        **measured,
+    )
+    yield from _cases(
+        il.detectors.published.published_scores,
+        {"model": model, "definitions": ["olsson"]},
+        model=MODELS,
+        definitions=([], "olson", ["olsson", "olsson"], [3], 3, ["token_copying"]),
+        n_sequences=FROM_1,
+        seed=SEEDS,
+        **measured,
+    )
+    yield from _cases(il.circuits.check_bilinear, {"model": model}, model=MODELS)
+    yield from _cases(
+        il.circuits.head_weights, {"model": model, "layer": 0}, model=MODELS, layer=(*FROM_0, 2)
+    )
+    composed = il.circuits.composition(model, n_draws=2)
+    pair = {"earlier": "0.0", "later": "1.0", "kind": "K"}
+    kinds = ("k", None, 3, ["K"])
+    yield from _cases(composed.of, pair, earlier=(*HEADS, "1.1"), later=(*HEADS, "0.1"), kind=kinds)
+    yield from _cases(composed.top, {}, k=FROM_1[:-1], kind=kinds[:1] + kinds[2:])
+    yield from _cases(composed.above, {}, z=THRESHOLDS, kind=kinds[:1] + kinds[2:])
+    yield from _cases(
         il.per_token_loss,
         {"model": model, "tokens": tokens},
         model=MODELS,

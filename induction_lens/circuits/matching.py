@@ -57,6 +57,7 @@ from induction_lens.models import (
     run,
     run_until,
     running,
+    sequences_of,
     shape,
 )
 
@@ -264,6 +265,7 @@ def qk_matching(
     at = _checked_distances(distances, shape(model).n_ctx)
     mlp = checks.flag("mlp", mlp) and not getattr(model.cfg, "attn_only", False)
     check_bilinear(model)
+    sequences_of(model, text)  # None would draw random tokens
     p = score_heads(
         model,
         tokens=text,
