@@ -1,5 +1,6 @@
 """Circuits: how heads compose, read from weights and from runs."""
 
+from induction_lens.circuits.before_after import BeforeAndAfter, before_and_after
 from induction_lens.circuits.circuit import Circuit, Parts, circuit
 from induction_lens.circuits.composition import (
     Z_THRESHOLD,
@@ -34,6 +35,7 @@ from induction_lens.circuits.weights import HeadWeights, check_bilinear, head_we
 
 __all__ = [
     "Z_THRESHOLD",
+    "BeforeAndAfter",
     "Changed",
     "Circuit",
     "ComposedPair",
@@ -62,6 +64,7 @@ __all__ = [
     "TargetKeys",
     "TermImportance",
     "Zeroed",
+    "before_and_after",
     "check_bilinear",
     "circuit",
     "composition",

@@ -151,7 +151,7 @@ class Circuit:
         if len(edge.senders) > 1 or len(edge.receivers) > 1:
             return {}
         row: dict[str, float] = {}
-        sender, receiver = edge.senders[0], edge.receivers[0]
+        sender, receiver = min(edge.senders), min(edge.receivers)
         if self.composition is not None:
             pair = self.composition.of(sender, receiver, kind=KINDS[INPUTS.index(edge.input)])
             row |= {"composition": pair.score, "z_shuffled": pair.z_shuffled}

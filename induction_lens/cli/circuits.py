@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from induction_lens.circuits import Circuit, Material, circuit
-from induction_lens.circuits.shares import QUANTITIES
+from induction_lens.circuits.shares import QUANTITIES, Quantity
 from induction_lens.cli.common import (
     CheckOption,
     DeviceOption,
@@ -111,7 +111,7 @@ def _print_circuit(found: Circuit) -> None:
         print_wrapped(sentence)
     for note in found.notes:
         print_wrapped(f"Note: {note}")
-    quantities = [name for name in QUANTITIES if name in found.paths.edges[0].of]
+    quantities: list[Quantity] = [name for name in QUANTITIES if name in found.paths.edges[0].of]
     rows = [
         [
             f"{one.edge}{' random' if one.is_control else ''}",
