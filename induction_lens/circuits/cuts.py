@@ -134,6 +134,7 @@ def cut_edge(
     if methods is None:
         own = [] if senders is None else [CompositionCut(parse_heads(senders, **bounds))]
         methods = [Masked(), Zeroed(), *own]
+    methods = checks.several("methods", methods)
     for method in methods:
         checks.instance("each of methods", method, AblationMethod, "for instance Masked()")
     material = Material.of(model) if material is None else material

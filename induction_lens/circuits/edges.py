@@ -146,7 +146,7 @@ class Masked(_OfKeys):
         >>> with il.knocked_out(model, "1.1", method=il.circuits.Masked()):
         ...     cut = il.per_token_loss(model, tokens)
         >>> round((cut - il.per_token_loss(model, tokens))[:, 51:].mean().item(), 1)
-        2.6
+        5.3
     """
 
     keys: Keys = TargetKeys()

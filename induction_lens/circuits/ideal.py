@@ -175,7 +175,7 @@ def ideal_pattern(
         ...     model, "0.1", kind="previous_token", material=material
         ... )
         >>> f"{found.explained.value:.2f} of {found.needed.value:.1f} nats"
-        '1.06 of 3.6 nats'
+        '1.09 of 6.1 nats'
     """
     checks.model(model)
     chosen = checks.one_of("kind", kind, KINDS)

@@ -44,7 +44,7 @@ class Material:
         tokens: Int[Tensor, "batch pos"] | None = None,
         text: Tokens | None = None,
         n_sequences: int = 32,
-        n_texts: int = 64,
+        n_texts: int = 32,
         window: int = 10,
         seed: int = 0,
     ) -> Material:

@@ -53,7 +53,7 @@ def circuit_command(
     ] = THRESHOLD,
     random: Annotated[int, typer.Option(min=0, help="Random circuits and senders.")] = 5,
     sequences: Annotated[int, typer.Option(min=2, help="Sequences of repeated tokens.")] = 32,
-    texts: Annotated[int, typer.Option(min=0, help="Sequences of text; 0 for none.")] = 64,
+    texts: Annotated[int, typer.Option(min=0, help="Sequences of text; 0 for none.")] = 32,
     seed: SeedOption = 0,
     device: DeviceOption = None,
     trust_remote_code: TrustOption = False,
