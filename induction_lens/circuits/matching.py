@@ -21,9 +21,12 @@ from 1 on do not read the embedding but what the first MLP made of it too: then 
 first MLP's output on `W_E` alone (`mlp`). Rotary positions make the score depend on the distance
 between query and key: `A` becomes `A R(Δ)` (`distances`).
 
-What is left out: biases, learned positions, what attention of the first layer adds before an MLP,
-and paths through more than one head. Strong positivity is no exact matching: in `toy-2l-narrow` the
-positivity of 1.1 through 0.1 is 0.89, while few tokens match their own token best.
+What is left out: biases, learned positions, smearing of keys, what attention of the first layer
+adds before an MLP, and paths through more than one head. Strong positivity is no exact matching: in
+`toy-2l-narrow` the positivity of 1.1 through 0.1 is 0.89, while 4% of tokens match themselves best.
+
+Each pair takes the eigenvalues of one matrix for each distance, in double precision on the CPU:
+with heads of 64, about a millisecond.
 """
 
 from __future__ import annotations
@@ -59,6 +62,7 @@ from induction_lens.models import (
     running,
     sequences_of,
     shape,
+    tolerance,
 )
 
 if TYPE_CHECKING:
@@ -329,7 +333,9 @@ def _entering(model: Model) -> Float[Tensor, "d_vocab d_model"]:
     Raises:
         ValueError: If that is not what enters the first layer.
     """
-    W_E = embedding(model).float()
+    W_E = embedding(model)
+    bound = max(1e-3, tolerance(W_E.dtype))
+    W_E = W_E.float()
     ids = ordinary_ids(model)
     n_tokens = min(8, shape(model).n_ctx, len(ids) // 2)
     pair = torch.stack([ids[:n_tokens], ids[-n_tokens:]]).to(device_of(model))
@@ -340,7 +346,7 @@ def _entering(model: Model) -> Float[Tensor, "d_vocab d_model"]:
     # two tokens at the same position: what positions add cancels
     change, expected = entered[0] - entered[1], W_E[pair[0]] - W_E[pair[1]]
     factor = float((change * expected).sum() / expected.square().sum())
-    if not torch.allclose(change, factor * expected, atol=1e-3 * float(change.abs().max())):
+    if not torch.allclose(change, factor * expected, atol=bound * float(change.abs().max())):
         raise ValueError(
             "expected a residual stream that begins with W_E and positions, got a model that norms "
             "or projects its embeddings; use what is measured in runs, such as path patching"
