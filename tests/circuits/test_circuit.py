@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -109,3 +111,15 @@ def test_the_command_prints_what_it_found(tmp_path):
     edges = json.loads(told.stdout)["edges"]
     assert edges[0]["senders"] == "0.1"
     assert edges[0]["prefix_share"] > 0.9
+
+
+def test_the_page_on_the_mechanism_has_the_numbers_that_were_measured():
+    script = Path(__file__).parents[2] / "docs" / "scripts" / "write_arguments.py"
+    spec = importlib.util.spec_from_file_location("write_arguments", script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    page = module.plain_environment().get_template("mechanism.md").render()
+    assert page == (module.PAGES / "mechanism.md").read_text(encoding="utf-8")
+    edges = json.loads(module.MECHANISM.read_text())["toy-2l-narrow"]["edges"]
+    [row] = [row for row in edges if (row["senders"], row["input"]) == ("0.1", "k")]
+    assert f"0.1 → 1.1 (K) |  | {100 * row['prefix_share']:.0f}% [" in page
