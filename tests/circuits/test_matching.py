@@ -195,6 +195,34 @@ def test_distances_rotate_as_hugging_face_does(name):
             )
 
 
+@pytest.mark.parametrize("adjacent", [True, False])
+def test_rotations_are_those_of_transformer_lens(adjacent):
+    """A model of the user's own, which rotates half of each head or all of it."""
+    lens = pytest.importorskip("transformer_lens")
+    if not il.models.HAS_HOOKED_TRANSFORMER:
+        pytest.skip("this TransformerLens has no HookedTransformer")
+    config = lens.HookedTransformerConfig(
+        n_layers=2,
+        d_model=24,
+        n_heads=3,
+        d_head=8,
+        d_vocab=31,
+        n_ctx=40,
+        attn_only=True,
+        positional_embedding_type="rotary",
+        rotary_dim=8 if adjacent else 4,
+        rotary_adjacent_pairs=adjacent,
+        seed=0,
+        device="cpu",
+    )
+    model = lens.HookedTransformer(config)
+    found = il.models.rotations(model, [3, 0])
+    x = torch.randn(1, 4, 3, 8, generator=torch.Generator().manual_seed(0))
+    turned = model.blocks[1].attn.apply_rotary(x)
+    assert torch.allclose(x[0, 3] @ found[0], turned[0, 3], atol=1e-6)
+    assert torch.allclose(found[1], torch.eye(8), atol=1e-6)
+
+
 def test_models_without_rotation_are_alike_at_all_distances():
     found = il.circuits.qk_matching(
         hugging_face_model("gpt2"), tokens_of(D_VOCAB), distances=[0, 5]
