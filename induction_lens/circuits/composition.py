@@ -238,7 +238,8 @@ def composition(model: Model, *, n_draws: int = 200, seed: int = 0) -> Compositi
     """The Q-, K- and V-composition of every pair of heads in different layers, from the weights.
 
     No forward pass is needed, except a short one that checks that heads read the residual stream by
-    their weights. Rotary and other positions are left out.
+    their weights. Rotary and other positions are left out. Of GPT-2 small's shape it takes three
+    seconds of one core, of GPT-2 XL's (705,000 pairs) about five minutes.
 
     Args:
         model: A hooked model.
