@@ -142,9 +142,8 @@ class LayerByLayer(Run):
 
     def called_with(self, rest: tuple[Any, ...], named: Mapping[str, Any]) -> None:
         """Keep how the model calls its blocks, beside the residual stream, caches left out."""
-        kept = {name: _forget(value) for name, value in named.items()}
-        kept |= {"use_cache": False} if "use_cache" in kept else {}
-        self._call = tuple(map(_forget, rest)), kept
+        off = {"use_cache": False} if "use_cache" in named else {}
+        self._call = tuple(map(_forget, rest)), {name: _forget(named[name]) for name in named} | off
 
     @property
     def stacks(self) -> bool:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import transformers
 
 import induction_lens as il
+from induction_lens.circuits.edges import CompositionCut
 from induction_lens.circuits.material import Material, copied
-from induction_lens.circuits.measured import outcomes
+from induction_lens.circuits.measured import copying_share, outcomes
 from induction_lens.circuits.other_runs import Nothing, OtherTokens, PreviousTokenChanged
 from induction_lens.circuits.patching import Edge, Patches
 from induction_lens.circuits.paths import path_patch
+from induction_lens.circuits.shares import Share
 from induction_lens.heads import Head
 from tests.circuits.plain import N_POS, Plain, drawn, losses
 from tests.hf_folders import hugging_face_model, loaded_from_config
@@ -212,3 +216,45 @@ def test_the_table_has_an_edge_a_row(circuit, material):
     assert [str(one.edge) for one in found.top(1)] == ["0.0 -> 1.0 (K)"]
     assert len(found.plot().data) == 2
     assert "0.0 -> 1.0 (K): 1.00" in repr(found)
+
+
+def test_copying_is_how_much_better_copied_tokens_are_predicted_than_new_ones():
+    clean = torch.tensor([[math.nan, 9.0, 4.0, 6.0, 1.0, 2.0]])
+    changed = torch.tensor([[math.nan, 9.0, 9.0, 9.0, 2.0, 3.5]])
+    is_copied = torch.tensor([[False, False, False, False, True, True]])
+    found = copying_share(clean, changed, is_copied)
+    assert found.lost.tolist() == [2.75 - 1.5]
+    assert found.whole.tolist() == [5.0 - 1.5]  # position 1 follows BOS, and is left out
+    assert not is_copied[0, 0]
+
+
+def test_a_share_is_paired_by_sequence():
+    whole = torch.linspace(4, 6, 20)
+    found = Share(whole / 2, whole)
+    assert (found.share.value, found.share.low, found.share.high) == pytest.approx((0.5, 0.5, 0.5))
+    assert found.loss.value == pytest.approx(2.5)
+    assert found.minus(Share(whole / 4, whole)).value == pytest.approx(0.25)
+
+
+def test_the_icl_share_is_of_minus_the_clean_score(implementation):
+    model = il.load("toy-2l-narrow", implementation=implementation, device="cpu")
+    text = il.sample_text(model, n_sequences=8, seq_len=128)
+    copies = il.repeated_random_tokens(model, n_tokens=9, n_repeats=2, n_sequences=2)
+    material = Material.of(model, tokens=copies, text=text, window=3)
+    found = path_patch(model, "0.1", "1.1", other=Nothing(), n_controls=0, material=material).edges[
+        0
+    ]
+    at = material.text.at
+    with il.knocked_out(model, "1.1", method=CompositionCut(["0.1"])):
+        options = dict(early=at.early, late=at.late, window=at.window)
+        cut = icl(model, text.tokens, options)
+    clean = icl(model, text.tokens, options)
+    torch.testing.assert_close(found.of["icl"].whole, -clean, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found.of["icl"].lost, cut - clean, atol=1e-4, rtol=1e-4)
+
+
+def icl(model, tokens, options):
+    """The matched-target ICL score of each sequence."""
+    losses = il.per_token_loss(model, tokens)
+    short = il.per_token_loss(model, il.metrics.short_cuts(tokens, **options))
+    return il.metrics.matched_per_sequence(losses, short, **options)
