@@ -4,9 +4,9 @@ If a previous-token head did nothing but look at the token before, writing that 
 its own would change nothing; if it did something else altogether, the model would lose as much as
 without the head. What is explained lies between, on the loss of copied tokens and of all tokens.
 
-Source: the measure follows what causal-scrubbing work reports for induction heads, "what share of
-the loss that a head recovers does the ideal pattern recover"; as we operationalise it here, values
-and everything else stay the head's own.
+Source: ideal-pattern substitution as Scherlis has it, who reports 99% for previous-token heads and
+65% for induction heads; as we operationalise it here, values and everything else stay the head's
+own.
 """
 
 from __future__ import annotations
