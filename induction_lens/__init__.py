@@ -1,11 +1,13 @@
 """Does this transformer have induction heads, and does its in-context learning depend on them?
 
-The main road is here; the rest is one level down: `il.detectors`, `il.ablation`, `il.toys`,
-`il.training`, `il.tracking`, `il.dynamics`, `il.reports`, `il.plots`, `il.inputs`, `il.models`.
+The main road is here; the rest is one level down: `il.detectors`, `il.ablation`, `il.circuits`,
+`il.toys`, `il.training`, `il.tracking`, `il.dynamics`, `il.reports`, `il.plots`, `il.inputs`,
+`il.models`.
 """
 
 from induction_lens import (
     ablation,
+    circuits,
     detectors,
     dynamics,
     inputs,
@@ -43,6 +45,7 @@ __all__ = [
     "ablate",
     "ablate_each_head",
     "ablation",
+    "circuits",
     "detectors",
     "dynamics",
     "icl_score",

@@ -135,6 +135,50 @@ def _cases_of_models(given: SimpleNamespace) -> Iterator[Case]:
         **measured,
     )
     yield from _cases(
+        il.circuits.composition,
+        {"model": model, "n_draws": 2},
+        model=MODELS,
+        n_draws=(1, *FROM_1),
+        seed=SEEDS,
+    )
+    yield from _cases(
+        il.circuits.qk_matching,
+        {"model": model, "text": tokens},
+        model=MODELS,
+        text=TOKENS,
+        distances=([], None, 3, [13], [-1], [0.5], ["1"], "0"),
+        mlp=FLAGS,
+        progress=FLAGS,
+    )
+    yield from _cases(
+        il.circuits.term_importance,
+        {"model": model, "text": tokens},
+        model=MODELS,
+        text=(*TOKENS, torch.zeros(3, 1).long()),
+        freeze_norms=FLAGS,
+        freeze_mlps=FLAGS,
+        **measured,
+    )
+    yield from _cases(
+        il.detectors.published.published_scores,
+        {"model": model, "definitions": ["olsson"]},
+        model=MODELS,
+        definitions=([], "olson", ["olsson", "olsson"], [3], 3, ["token_copying"]),
+        n_sequences=FROM_1,
+        seed=SEEDS,
+        **measured,
+    )
+    yield from _cases(il.circuits.check_bilinear, {"model": model}, model=MODELS)
+    yield from _cases(
+        il.circuits.head_weights, {"model": model, "layer": 0}, model=MODELS, layer=(*FROM_0, 2)
+    )
+    composed = il.circuits.composition(model, n_draws=2)
+    pair = {"earlier": "0.0", "later": "1.0", "kind": "K"}
+    kinds = ("k", None, 3, ["K"])
+    yield from _cases(composed.of, pair, earlier=(*HEADS, "1.1"), later=(*HEADS, "0.1"), kind=kinds)
+    yield from _cases(composed.top, {}, k=FROM_1[:-1], kind=kinds[:1] + kinds[2:])
+    yield from _cases(composed.above, {}, z=THRESHOLDS, kind=kinds[:1] + kinds[2:])
+    yield from _cases(
         il.per_token_loss,
         {"model": model, "tokens": tokens},
         model=MODELS,
@@ -427,6 +471,76 @@ def _cases_of_tokens(given: SimpleNamespace) -> Iterator[Case]:
     )
 
 
+def _cases_of_mechanism(given: SimpleNamespace) -> Iterator[Case]:
+    """What patches, cuts and replaces the edges of circuits."""
+    model = given.model
+    copies = il.repeated_random_tokens(model, n_tokens=4, n_repeats=3, n_sequences=3)
+    material = il.circuits.Material.of(model, tokens=copies, n_texts=0)
+    changed = {"model": MODELS, "material": (3, "text", copies), "n_controls": NUMBERS_FROM_0}
+    changed["receivers"] = HEADS
+    edge = {"model": model, "receivers": "1.0", "material": material, "n_controls": 0}
+    yield from _cases(
+        il.circuits.path_patch,
+        {**edge, "senders": "0.0"},
+        senders=(*HEADS, "1.1"),
+        inputs=([], "x", None, 3, ["k", "k"], {"k": 1}),
+        other=(3, "zero", copies, il.circuits.OtherTokens(copies[:1])),
+        through_mlps=FLAGS,
+        **changed,
+    )
+    yield from _cases(
+        il.circuits.cut_edge,
+        edge,
+        senders=HEADS[1:],
+        methods=(3, "masked", [None], ["masked"]),
+        **changed,
+    )
+    yield from _cases(
+        il.circuits.ideal_pattern,
+        {"model": model, "heads": "1.0", "material": material},
+        model=MODELS,
+        heads=HEADS,
+        kind=("inductoin", None, 3),
+        ablation=METHODS,
+        on_text=(*FLAGS, True),
+        material=changed["material"],
+    )
+    yield from _cases(
+        il.circuits.circuit,
+        {"model": model, "previous": "0.0", "induction": "1.0", "material": material},
+        model=MODELS,
+        previous=(*HEADS[1:], "1.1"),
+        induction=(*HEADS[1:], "0.1"),
+        threshold=THRESHOLDS,
+        n_random=NUMBERS_FROM_0,
+        material=changed["material"],
+        seed=SEEDS,
+    )
+    yield from _cases(
+        il.circuits.before_and_after,
+        {"before": model, "after": model, "text": copies},
+        before=MODELS,
+        after=MODELS,
+        text=(*TOKENS, copies),
+        method=METHODS,
+        seed=SEEDS,
+    )
+    yield from _cases(
+        il.circuits.Material.of,
+        {"model": model, "tokens": copies, "n_texts": 0},
+        model=MODELS,
+        tokens=(*TOKENS[1:], torch.arange(9)[None]),
+        n_texts=NUMBERS_FROM_0,
+    )
+    yield from _cases(il.circuits.PreviousTokenChanged, {}, spacing=(1, *FROM_1[:-1]), seed=SEEDS)
+    yield from _cases(
+        il.circuits.CompositionCut,
+        {"senders": ["0.0"]},
+        senders=(None, [], 3, ["1"], [None]),
+        input=("z", None, 3),
+    )
+
+
 def _cases_of_knock_outs(given: SimpleNamespace) -> Iterator[Case]:
     """The context manager, and the tables of n-grams."""
     model, tokens = given.model, given.tokens
@@ -560,6 +674,7 @@ GROUPS = [
     _cases_of_figures,
     _cases_of_tokens,
     _cases_of_knock_outs,
+    _cases_of_mechanism,
     _cases_of_training,
 ]
 

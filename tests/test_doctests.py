@@ -17,7 +17,17 @@ PACKAGES = [
     *(
         f"induction_lens.{name}"
         for name in (
-            *("ablation", "detectors", "dynamics", "inputs", "plots", "reports", "toys"),
+            *(
+                "ablation",
+                "circuits",
+                "detectors",
+                "detectors.published",
+                "dynamics",
+                "inputs",
+                "plots",
+                "reports",
+            ),
+            "toys",
             *("tracking", "training"),
         )
     ),

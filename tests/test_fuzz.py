@@ -24,7 +24,7 @@ from tests.reports.test_training_report import MIDDLE
 from tests.reports.test_training_report import _run as synthetic_run
 
 N_DRAWS = 400
-SLOW = ("train", "load", "report", "training_report", "ngram_control", "text_tokens")
+SLOW = ("qk_matching", "train", "load", "report", "training_report", "ngram_control", "text_tokens")
 ODD = [
     *(None, True, False, 0, 1, -1, 2, 3, 7, 1000, 10**30, -(2**63), 0.5, 2.5, -0.0, 1e300),
     *(
@@ -70,6 +70,7 @@ def functions() -> dict[str, tuple[Callable[..., Any], Good]]:
     losses = il.per_token_loss(model, tokens)
     scores = il.score_heads(model, tokens=tokens)["induction"]
     study = il.ablate(model, "0.0", tokens, early=2, late=9, n_controls=2)
+    composed = il.circuits.composition(model, n_draws=2)
     run, other = synthetic_run(MIDDLE), synthetic_run(None, n_layers=1)
     places = {"early": 2, "late": 9, "window": 1}
     measured = {"seed": 0, "batch_size": None, "progress": False}
@@ -164,6 +165,24 @@ def functions() -> dict[str, tuple[Callable[..., Any], Good]]:
             {"model": model, "tokens": tokens, "method": "zero"} | {**places, **measured},
         ),
         (il.ablation.control_sets, {"model": model, "heads": "0.0", "n": 2, "seed": 0}),
+        (il.circuits.composition, {"model": model, "n_draws": 2, "seed": 0}),
+        (composed.of, {"earlier": "0.0", "later": "1.0", "kind": "K"}),
+        (composed.top, {"k": 3, "kind": None}),
+        (composed.above, {"z": 5.0, "kind": None}),
+        (il.circuits.random_composition, {"d_model": 8, "d_head": 4, "n_draws": 2, "seed": 0}),
+        (
+            il.circuits.qk_matching,
+            {"model": model, "text": tokens, "distances": [0], "mlp": True, "progress": False},
+        ),
+        (
+            il.circuits.term_importance,
+            {"model": model, "text": tokens, "batch_size": None, "progress": False}
+            | {"freeze_norms": True, "freeze_mlps": False},
+        ),
+        (
+            il.detectors.published.published_scores,
+            {"model": model, "definitions": ["olsson"], "n_sequences": 2, **measured},
+        ),
         (il.detectors.target_mask, {"tokens": tokens, "detector": "induction"}),
         (
             il.detectors.AttentionDetector,
@@ -214,6 +233,8 @@ NAMES = [
     *("ordinary_ids", "repeated_random_tokens", "shuffled", "text_tokens", "knocked_out"),
     *("count_ngrams", "ngram_control", "train", "load", "report", "training_report"),
     *("score_heads", "per_token_loss", "icl_score", "ablate", "ablate_each_head", "control_sets"),
+    *("composition", "Composition.of", "Composition.top", "Composition.above"),
+    *("random_composition", "qk_matching", "term_importance", "published_scores"),
     *(
         "target_mask",
         "AttentionDetector",

@@ -6,6 +6,7 @@ The texts are in docs/arguments, with numbers to be filled in; the pages go to d
 and a table of the models into the README. A test does the same and compares.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ TEXTS, PAGES, README = DOCS / "arguments", DOCS / "pages" / "arguments", DOCS.pa
 BEGIN, END = "<!-- runs: docs/scripts/write_arguments.py writes this -->", "<!-- /runs -->"
 
 
-def written(report: TrainingReport) -> dict[Path, str]:
-    """The pages, and the README with its table of models, by path."""
+def plain_environment() -> jinja2.Environment:
+    """Where the texts are filled in, with what needs no report: the circuits that were measured."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEXTS),
         autoescape=False,  # noqa: S701 - Markdown of our own, from our own numbers
@@ -31,6 +32,13 @@ def written(report: TrainingReport) -> dict[Path, str]:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.globals |= mechanism()
+    return environment
+
+
+def written(report: TrainingReport) -> dict[Path, str]:
+    """The pages, and the README with its table of models, by path."""
+    environment = plain_environment()
     environment.globals |= {"report": report, "words": sentences, "of": report.by_label}
     environment.globals |= {name: _table(name, report) for name in TABLES}
     environment.globals["p_values"] = lambda label: p_values(report, label)
@@ -54,6 +62,91 @@ TABLES: dict[str, Callable[[TrainingReport], Table | None]] = {
     "ngrams_table": page.ngrams_table,
     "orders_table": page.orders_table,
 }
+
+
+MECHANISM = TEXTS / "mechanism.json"
+"""What docs/scripts/measure_mechanism.py wrote."""
+
+
+def mechanism() -> dict[str, Any]:
+    """The circuits that were measured, by model, and how their tables and shares are written."""
+    return {
+        "circuits": json.loads(MECHANISM.read_text(encoding="utf-8")),
+        "edges_of": edges_of,
+        "cuts_of": cuts_of,
+        "sets_of": sets_of,
+        "share": share,
+    }
+
+
+def share(row: dict[str, Any], name: str) -> str:
+    """A share with its interval in percent; `not measured` where there is none."""
+    numbers = [row.get(f"{name}{end}") for end in ("", "_low", "_high")]
+    if any(number is None for number in numbers):
+        return "not measured"
+    value, low, high = (f"{100 * number:.0f}".replace("-", "−") for number in numbers)
+    return f"{value}% [{low}, {high}]"
+
+
+def edges_of(circuit: dict[str, Any]) -> str:
+    """Every edge between heads of the circuit, alone and together, and the strongest of each kind
+    from random senders."""
+    own = [row for row in circuit["edges"] if not row["is_control"]]
+    random = [row for row in circuit["edges"] if row["is_control"]]
+    rows = []
+    for which in "kqv":
+        rows += [(row, "") for row in own if row["input"] == which]
+        same = [row for row in random if row["input"] == which]
+        by = "copying_share" if which == "v" else "prefix_share"
+        rows.append((max(same, key=lambda row: row[by]), f"strongest of {len(same)} random"))
+    return _markdown(
+        Table(
+            ("edge", "", "prefix matching", "copying", "ICL score"),
+            tuple(
+                (
+                    edge_name(row),
+                    note,
+                    *(share(row, f"{name}_share") for name in ("prefix", "copying", "icl")),
+                )
+                for row, note in rows
+            ),
+        )
+    )
+
+
+def edge_name(row: dict[str, Any]) -> str:
+    """For instance `0.2 → 1.4, 1.6 (K)`."""
+    sent, received = (row[name].replace(" ", ", ") for name in ("senders", "receivers"))
+    return f"{sent} → {received} ({row['input'].upper()})"
+
+
+def cuts_of(circuit: dict[str, Any]) -> str:
+    """The cuts with their controls."""
+    rows = [
+        (
+            row["method"],
+            "control" if row["is_control"] else "",
+            *(share(row, f"{name}_share") for name in ("copying", "icl")),
+        )
+        for row in circuit["cuts"]
+    ]
+    return _markdown(Table(("cut", "", "copying lost", "ICL score lost"), tuple(rows)))
+
+
+def sets_of(circuit: dict[str, Any]) -> str:
+    """What is lost without each set of heads, and without all heads but these."""
+    without = [row for row in circuit["sets"] if row["what"] == "without"]
+    alone = [row for row in circuit["sets"] if row["what"] == "alone"]
+    rows = [
+        (
+            row["heads"].replace(" ", ", "),
+            "random" if row["is_control"] else "the circuit",
+            *(share(of, f"{name}_share") for name in ("copying", "icl") for of in pair),
+        )
+        for row, *pair in zip(without, without, alone, strict=True)
+    ]
+    columns = ("heads", "", "copying without", "with these alone", "ICL score without", "alone")
+    return _markdown(Table(columns, tuple(rows)))
 
 
 def knocked_out(report: TrainingReport, label: str, method: str, seed: int = 0) -> dict[str, Any]:

@@ -178,6 +178,7 @@ def _located(ablation: Ablation) -> Iterator[None]:
 
     look = [(hook_name("pattern", layer), locate) for layer in ablation.heads]
     with (
+        ablation.watching(),
         installed(model, look, all_fire=method.reads_positions),
         installed(model, ablation.hooks()),
         before_forward(model, expect),

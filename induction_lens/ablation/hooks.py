@@ -8,6 +8,7 @@ because some bridges ignore writes to the pattern.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from induction_lens.ablation.methods import AblationMethod, Place
 from induction_lens.ablation.outputs import NO_OUTPUTS, Outputs, Rows, by_layer
+from induction_lens.ablation.seen import HeadAttention, Seen
 from induction_lens.heads import Head
 from induction_lens.models import (
     HookFunction,
@@ -50,7 +52,14 @@ class Ablation:
         self._outputs = outputs
         self._patterns: Mapping[int, Tensor] = {}
         self._values: dict[int, Tensor] = {}
+        self._seen: Seen | None = None
         method.check(outputs)
+        if method.reads_attention:
+            self._seen = Seen(model, list(self.heads), method.leaves_out)
+
+    def watching(self) -> AbstractContextManager[None]:
+        """Around every forward pass that the hooks act on."""
+        return nullcontext() if self._seen is None else self._seen.watching()
 
     @property
     def freezes(self) -> bool:
@@ -70,7 +79,7 @@ class Ablation:
         hooks = [(hook_name("z", layer), self._write(layer, rows)) for layer in layers]
         if self.freezes:
             hooks += [(hook_name("v", layer), self._keep_value(layer)) for layer in layers]
-        return hooks
+        return hooks if self._seen is None else [*hooks, *self._seen.hooks()]
 
     def replaced(
         self,
@@ -78,9 +87,10 @@ class Ablation:
         z: Float[Tensor, "batch read_pos chosen d_head"],
         rows: Rows,
         positions: Sequence[int],
+        attention: HeadAttention | None = None,
     ) -> Float[Tensor, "batch read_pos chosen d_head"]:
         """What is written for the chosen heads of a layer, at these rows and positions."""
-        place = Place(layer, self.heads[layer], rows, positions, self._outputs)
+        place = Place(layer, self.heads[layer], rows, positions, self._outputs, attention)
         written = self.method.replacement(z, place)
         if written.shape != z.shape:
             raise InterventionError(
@@ -107,7 +117,8 @@ class Ablation:
             if chosen:
                 positions = range(self.n_before, self.n_before + z.shape[1])
                 of_set = slice(0, len(z)) if rows is None else rows
-                z[:, :, chosen] = self.replaced(layer, z[:, :, chosen], of_set, positions)
+                seen = None if self._seen is None else self._seen.of(layer, chosen, z)
+                z[:, :, chosen] = self.replaced(layer, z[:, :, chosen], of_set, positions, seen)
             return z
 
         return hook

@@ -34,6 +34,8 @@ from torch import Tensor
 
 from induction_lens import checks
 from induction_lens.ablation.outputs import Outputs, Rows, other_rows
+from induction_lens.ablation.seen import HeadAttention
+from induction_lens.heads import Head
 from induction_lens.models import Tokens
 
 ChosenZ = Float[Tensor, "batch read_pos chosen d_head"]
@@ -54,6 +56,8 @@ class Place:
     """Which positions of the sequences are written to, in order."""
     outputs: Outputs
     """Clean outputs of the chosen heads on the reference, as far as the method `needs` them."""
+    attention: HeadAttention | None = None
+    """What the chosen heads do on this batch, where the method `reads_attention`."""
 
 
 class AblationMethod(ABC):
@@ -85,8 +89,17 @@ class AblationMethod(ABC):
     """Whether what is written at a position depends on no other position of `z`. Only then may a
     model be run layer by layer, where `z` may hold only the positions that somebody reads, and with
     a key/value cache, where it holds one; otherwise `z` holds whole sequences."""
+    reads_attention: ClassVar[bool] = False
+    """Whether what is written is made from where the heads attend, `place.attention`. The model is
+    then run whole, and without a key/value cache."""
     reference: Tokens | None = None
     """The sequences to take outputs from; None takes the sequences that are measured."""
+
+    @property
+    def leaves_out(self) -> Sequence[Head]:
+        """Earlier heads without whose outputs the chosen heads' inputs are wanted; by default there
+        are none."""
+        return ()
 
     @property
     def label(self) -> str:

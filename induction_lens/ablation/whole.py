@@ -33,6 +33,6 @@ def _(
     yield [0], clean[None]
     for index, (ablation, positions) in enumerate(zip(ablations, wanted, strict=True)):
         ablation.freeze(attention.patterns)
-        with installed(run.model, ablation.hooks(rows)):
+        with ablation.watching(), installed(run.model, ablation.hooks(rows)):
             after = run.losses(batch, positions)
         yield [index + 1], after[None]

@@ -1,5 +1,6 @@
 """Detectors: what a head attends to, and what it copies."""
 
+from induction_lens.detectors import published, token_copying
 from induction_lens.detectors.attention import TargetMass, target_mask
 from induction_lens.detectors.copying import CopyingMass, copying_from_weights
 from induction_lens.detectors.detector import AttentionDetector, CopyingDetector, Detector
@@ -21,6 +22,8 @@ __all__ = [
     "measure",
     "own_detectors",
     "prompts",
+    "published",
     "score_heads",
     "target_mask",
+    "token_copying",
 ]

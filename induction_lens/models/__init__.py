@@ -4,11 +4,17 @@ Everything above works on the `Model` protocol, so that `HookedTransformer` and 
 need no second copy of any module.
 """
 
-from induction_lens.models.attention import Attention, PatternAttention, Targets
-from induction_lens.models.calls import Call, before_forward
+from induction_lens.models.attention import (
+    Attention,
+    FusedAttention,
+    PatternAttention,
+    Targets,
+)
+from induction_lens.models.calls import Call, before_forward, reading
 from induction_lens.models.classes import HAS_HOOKED_TRANSFORMER
 from induction_lens.models.exclusive import InterventionError, exclusive, undone
 from induction_lens.models.fidelity import check_causal
+from induction_lens.models.fitness import is_set
 from induction_lens.models.from_scratch import (
     check_device,
     new_transformer,
@@ -28,8 +34,10 @@ from induction_lens.models.hooks import (
     running,
     untyped,
 )
+from induction_lens.models.inside import Projector
 from induction_lens.models.layerwise import Layer, LayerByLayer, run
 from induction_lens.models.passes import (
+    UNEMBED,
     Unembedder,
     logits_at,
     losses_at,
@@ -50,17 +58,21 @@ from induction_lens.models.properties import (
     class_name,
     embedding,
     first_nan_layer,
+    key_weights,
     model_name,
     norm_weight,
     ordinary_ids,
     output_weights,
     positions_for,
+    query_weights,
+    residual_scale,
     shape,
     tokenizer_of,
     unembedding,
     value_weights,
     weights_hash,
 )
+from induction_lens.models.relative import rotations
 from induction_lens.models.rotary import rotate, rotate_halves
 from induction_lens.models.rounding import has_bfloat16, rounded
 from induction_lens.models.run import Run, Whole
@@ -79,9 +91,11 @@ __all__ = [
     "FEWEST_DOCUMENTS",
     "FINAL_SCALE",
     "HAS_HOOKED_TRANSFORMER",
+    "UNEMBED",
     "Attention",
     "AttentionInputs",
     "Call",
+    "FusedAttention",
     "HookFunction",
     "InterventionError",
     "Layer",
@@ -89,6 +103,7 @@ __all__ = [
     "Model",
     "ModelShape",
     "PatternAttention",
+    "Projector",
     "Run",
     "Sequences",
     "Site",
@@ -118,7 +133,9 @@ __all__ = [
     "hook_points",
     "installed",
     "is_model",
+    "is_set",
     "keep",
+    "key_weights",
     "load_pretrained",
     "logits_at",
     "losses_at",
@@ -129,8 +146,12 @@ __all__ = [
     "output_weights",
     "positions_for",
     "prove_writes_land",
+    "query_weights",
+    "reading",
+    "residual_scale",
     "rotate",
     "rotate_halves",
+    "rotations",
     "rounded",
     "run",
     "run_until",

@@ -134,3 +134,23 @@ def before_forward(model: Model, prepare: Callable[[Call], None]) -> Iterator[No
     with exclusive(model), undone(restore):
         module.forward = prepared
         yield
+
+
+@contextmanager
+def reading(model: Model, look: Callable[[Tensor], None]) -> Iterator[None]:
+    """Show `look` the tokens [batch pos] of every forward pass inside the block, as the model's
+    embedding reads them."""
+    handles: list[Any] = []
+
+    def see(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = [*args, *kwargs.values()]
+        look(next(value for value in given if isinstance(value, Tensor)))
+
+    def remove() -> None:
+        for handle in handles:
+            handle.remove()
+
+    with exclusive(model), undone(remove):
+        embed = untyped(model).embed
+        handles.append(embed.register_forward_pre_hook(see, with_kwargs=True))
+        yield

@@ -61,6 +61,11 @@ def unfit_for_unembedding(model: Model) -> str | None:
     return foreign_code(model)
 
 
+def is_set(model: Model, name: str) -> bool:
+    """Whether a setting of the model's configuration, or of a part of it, is on."""
+    return any(_is_on(settings.get(name)) for settings in _settings(model))
+
+
 def foreign_code(model: Model) -> str | None:
     """What code of the user or of another library acts when the model runs: hooks, replaced forward
     functions, modules of other libraries; None if there is none."""

@@ -123,10 +123,7 @@ class LayerByLayer(Run):
 
         def keep_call(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             entered.append(args[0])
-            named = {name: _forget(value) for name, value in kwargs.items()}
-            if "use_cache" in named:
-                named["use_cache"] = False
-            self._call = tuple(map(_forget, args[1:])), named
+            self.called_with(args[1:], kwargs)
             raise Stop
 
         first, handles = self._model.blocks[0], []
@@ -142,6 +139,11 @@ class LayerByLayer(Run):
         repeated = repeats(residual, tokens)
         self._entered = None if repeated is None else (residual, repeated)
         return residual
+
+    def called_with(self, rest: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+        """Keep how the model calls its blocks, beside the residual stream, caches left out."""
+        off = {"use_cache": False} if "use_cache" in named else {}
+        self._call = tuple(map(_forget, rest)), {name: _forget(named[name]) for name in named} | off
 
     @property
     def stacks(self) -> bool:
@@ -325,8 +327,7 @@ class LayerByLayer(Run):
         for index in range(first, 1 + last % self.n_layers):
             layer = Layer(self, index, residual, read if index == self.n_layers - 1 else None)
             yield layer
-            if index < last % self.n_layers:
-                residual = layer.leaving
+            residual = layer.leaving if index < last % self.n_layers else residual
 
 
 class Layer:

@@ -294,13 +294,38 @@ def centres(model: Model) -> bool:
     return kind.startswith("LN")
 
 
+def residual_scale(
+    model: Model, x: Float[Tensor, "*row d_model"]
+) -> Float[Tensor, "*row 1"] | Float[Tensor, ""]:
+    """What the model's norms divide a residual stream by, centred first where they do that."""
+    if getattr(model.cfg, "normalization_type", None) is None:
+        return x.new_ones(())
+    if centres(model):
+        x = x - x.mean(dim=-1, keepdim=True)
+    return (x.square().mean(dim=-1, keepdim=True) + float(model.cfg.eps)).sqrt()
+
+
+def query_weights(model: Model, layer: int) -> Float[Tensor, "head d_model d_head"]:
+    """`W_Q` of each head, the norm before attention folded in (scale, and centring)."""
+    return _read_from_residual(model, layer, "W_Q")
+
+
+def key_weights(model: Model, layer: int) -> Float[Tensor, "head d_model d_head"]:
+    """`W_K` of each query head, the norm before attention folded in (scale, and centring)."""
+    return _read_from_residual(model, layer, "W_K")
+
+
 def value_weights(model: Model, layer: int) -> Float[Tensor, "head d_model d_head"]:
     """`W_V` of each query head, the norm before attention folded in (scale, and centring)."""
-    W_V = untyped(model).blocks[layer].attn.W_V.detach()
+    return _read_from_residual(model, layer, "W_V")
+
+
+def _read_from_residual(model: Model, layer: int, name: str) -> Tensor:
+    weights = getattr(untyped(model).blocks[layer].attn, name).detach()
     sizes = shape(model)
-    if W_V.shape[0] != sizes.n_heads:  # grouped-query: consecutive query heads share a value head
-        W_V = W_V.repeat_interleave(sizes.n_heads // W_V.shape[0], dim=0)
-    return _fold(W_V, norm_weight(model, layer), centred=centres(model))
+    if weights.shape[0] != sizes.n_heads:  # consecutive query heads share a key and value head
+        weights = weights.repeat_interleave(sizes.n_heads // weights.shape[0], dim=0)
+    return _fold(weights, norm_weight(model, layer), centred=centres(model))
 
 
 def output_weights(model: Model, layer: int) -> Float[Tensor, "head d_head d_model"]:
