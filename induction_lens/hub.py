@@ -25,6 +25,16 @@ WAITS = (1.0, 4.0)
 does not try again."""
 _LONGEST = 160
 _BLOCK = 1 << 20
+_SAFETENSORS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
+_PICKLE = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin")
+TOKENIZER = frozenset(
+    {
+        *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json"),
+        *("merges.txt", "tokenizer.model", "added_tokens.json", "chat_template.jinja"),
+    }
+)
+"""Files of a tokenizer."""
+_SMALL = TOKENIZER | {"config.json", "generation_config.json"}
 _BY_DIGITS = re.compile(r"(\d+)")
 
 
@@ -119,6 +129,28 @@ def check_file(path: Path, file: HubFile, where: str) -> None:
             f"got {got}; it is removed: run the same again, and see whether the network or the "
             "disk damages files"
         )
+
+
+def model_files(paths: Iterable[str]) -> list[str]:
+    """Of the files of a repository, those that a model is read from: configuration, tokenizer, and
+    weights, as safetensors where there are any, else as pickles."""
+    names = [path for path in paths if "/" not in path]
+    weights = weight_files(names)
+    if "config.json" not in names or not weights:
+        return []
+    indices = [name for name in names if name.endswith(".index.json")]
+    kind = Path(weights[0]).suffix
+    chosen = [name for name in indices if f"{kind}." in name]
+    return sorted({*weights, *chosen, *_SMALL & set(names)})
+
+
+def weight_files(paths: Iterable[str]) -> list[str]:
+    """The files with a model's weights: safetensors, or pickles where there are none."""
+    names = [path for path in paths if "/" not in path]
+    for pattern in (_SAFETENSORS, _PICKLE):
+        if found := sorted(name for name in names if pattern.fullmatch(name)):
+            return found
+    return []
 
 
 def resolved(repo: str, revision: str) -> str:
