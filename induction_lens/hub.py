@@ -52,6 +52,13 @@ class HubFile:
     """Bytes."""
     sha256: str | None
     """SHA-256 of its content; None of small files, which the hub keeps in git."""
+    blob: str = ""
+    """Git's sum of it, or of what stands for a large file."""
+
+    @property
+    def identity(self) -> str:
+        """What two files share only if their content is the same."""
+        return self.sha256 or f"git:{self.blob}"
 
 
 def revisions(repo: str) -> dict[str, str]:
@@ -80,7 +87,7 @@ def files(repo: str, revision: str) -> tuple[HubFile, ...]:
     with explaining(repo, revision):
         listed = list(HfApi().list_repo_tree(repo, recursive=True, revision=revision))
     return tuple(
-        HubFile(one.path, one.size, None if one.lfs is None else one.lfs.sha256)
+        HubFile(one.path, one.size, None if one.lfs is None else one.lfs.sha256, one.blob_id)
         for one in listed
         if isinstance(one, RepoFile)
     )

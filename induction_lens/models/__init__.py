@@ -29,6 +29,7 @@ from induction_lens.models.hooks import (
     untyped,
 )
 from induction_lens.models.layerwise import Layer, LayerByLayer, run
+from induction_lens.models.own_format import checkpoint_files, is_own_format, load_own_format
 from induction_lens.models.passes import (
     Unembedder,
     logits_at,
@@ -37,7 +38,12 @@ from induction_lens.models.passes import (
     tolerance,
     unembedded_losses,
 )
-from induction_lens.models.pretrained import best_device, is_model, load_pretrained
+from induction_lens.models.pretrained import (
+    best_device,
+    is_model,
+    load_downloaded,
+    load_pretrained,
+)
 from induction_lens.models.projections import AttentionInputs
 from induction_lens.models.properties import (
     ModelShape,
@@ -106,6 +112,7 @@ __all__ = [
     "check_weights",
     "check_zero_removes",
     "checked_tokens",
+    "checkpoint_files",
     "class_name",
     "device_of",
     "embedding",
@@ -116,7 +123,10 @@ __all__ = [
     "hook_points",
     "installed",
     "is_model",
+    "is_own_format",
     "keep",
+    "load_downloaded",
+    "load_own_format",
     "load_pretrained",
     "logits_at",
     "losses_at",

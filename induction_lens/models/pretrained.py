@@ -110,16 +110,32 @@ def load_pretrained(
             return load_own_format(hub_name, device=device, dtype=dtype, checkpoint=checkpoint)
         if checkpoint is not None:
             revision = checkpoint_revision(hub_name, checkpoint)
-        opened = open_checkpoint(
-            hub_name if revision is None else str(downloaded(hub_name, revision)),
-            trust_remote_code=trust_remote_code,
-            pickles=revision is not None,
-        )
-        found = _first_faithful(
-            opened, device=device, dtype=dtype, check=check, device_map=device_map
-        )
+        chosen = {"device": device, "dtype": dtype, "check": check, "device_map": device_map}
         if revision is not None:
-            found.cfg.model_name = hub_name.split("/")[-1]
+            folder = downloaded(hub_name, revision)
+            return load_downloaded(folder, hub_name, trust_remote_code=trust_remote_code, **chosen)
+        opened = open_checkpoint(hub_name, trust_remote_code=trust_remote_code)
+        return _first_faithful(opened, **chosen)
+
+
+def load_downloaded(
+    folder: Path, name: str, *, trust_remote_code: bool = False, **chosen: Any
+) -> Model:
+    """Load a model of the hub from a folder with its files, which may be pickles of weights.
+
+    Args:
+        folder: The files.
+        name: The repository that they are of.
+        trust_remote_code: As in `load_pretrained`.
+        chosen: `device`, `dtype`, `check` and `device_map`, as in `load_pretrained`.
+
+    Raises:
+        ValueError: As `load_pretrained`.
+    """
+    with undisturbed():
+        opened = open_checkpoint(str(folder), trust_remote_code=trust_remote_code, pickles=True)
+        found = _first_faithful(opened, **chosen)
+        found.cfg.model_name = name.rpartition("/")[2]
         return found
 
 
