@@ -143,6 +143,22 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self._answer()
 
+    def do_POST(self) -> None:
+        """What is known of some paths (`get_paths_info`)."""
+        path = unquote(urlsplit(self.path).path)
+        self.hub.requests.append(f"POST {path}")
+        asked = self.rfile.read(int(self.headers.get("Content-Length", "0"))).decode()
+        match = re.fullmatch(r"/api/(?:models|datasets)/(.+?)/paths-info/([^/]+)", path)
+        found = self._found(match[1], match[2]) if match else None
+        if found is None:
+            return
+        if asked.startswith("{"):
+            wanted = json.loads(asked)["paths"]
+        else:
+            wanted = parse_qs(asked).get("paths", [])
+        named = [described(found[0], name) for name in wanted if (found[0] / name).is_file()]
+        self._json(named)
+
     def _answer(self) -> None:
         url = urlsplit(self.path)
         path = unquote(url.path)
@@ -158,7 +174,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refs(match[1])
         elif match := re.fullmatch(r"/api/(?:models|datasets)/(.+?)/tree/([^/]+)(?:/.*)?", path):
             self._tree(match[1], match[2], query)
-        elif match := re.fullmatch(r"/api/models/(.+?)(?:/revision/([^/]+))?", path):
+        elif match := re.fullmatch(r"/api/(?:models|datasets)/(.+?)(?:/revision/([^/]+))?", path):
             self._info(match[1], match[2] or "main")
         elif match := re.fullmatch(r"/(?:datasets/)?(.+?)/resolve/([^/]+)/(.+)", path):
             self._resolve(match[1], match[2], match[3], fault)
