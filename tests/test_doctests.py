@@ -18,7 +18,7 @@ PACKAGES = [
         f"induction_lens.{name}"
         for name in (
             *("ablation", "detectors", "dynamics", "inputs", "plots", "reports", "toys"),
-            *("tracking", "training"),
+            *("suites", "tracking", "training"),
         )
     ),
 ]

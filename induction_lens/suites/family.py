@@ -231,7 +231,7 @@ def family(
         >>> found.to_frame()[["model", "layers", "above"]]
             model  layers  above
         0  toy-1l       1      0
-        1  toy-2l       2      1
+        1  toy-2l       2      3
     """
     given: list[Any] = (
         [models] if isinstance(models, (str, Path)) else checks.several("models", models)

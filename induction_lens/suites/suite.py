@@ -35,12 +35,7 @@ _STEP = re.compile(r"(?:.*\D)?(\d+)(?:-tokens(\d+)B)?")
 
 @dataclass(frozen=True)
 class Suite(Trackable):
-    """The checkpoints of one training run.
-
-    Examples:
-        >>> found = il.suites.suite([])  # doctest: +SKIP
-        >>> il.track(found, out="tracked", checkpoints="log:40")  # doctest: +SKIP
-    """
+    """The checkpoints of one training run: what `suite` finds and `track` measures."""
 
     name: str
     """The repository on the hub, or the folder."""
@@ -141,8 +136,12 @@ def suite(
             tell tokens, and `tokens_per_step` is not given; or the hub does not answer.
 
     Examples:
-        >>> found = il.suites.suite("pythia-160m")  # doctest: +SKIP
-        >>> found.to_frame().query("left_out != ''")  # doctest: +SKIP
+        >>> import transformers
+        >>> small = transformers.GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=50)
+        >>> for step in (0, 10):
+        ...     transformers.GPT2LMHeadModel(small).save_pretrained(f"run/step{step}")
+        >>> il.suites.suite("run", tokens_per_step=512)
+        Suite(run: 2 checkpoints, steps 0 to 10)
     """
     tokens_per_step = checks.whole_number(
         "tokens_per_step", tokens_per_step, least=1, optional=True
@@ -164,7 +163,12 @@ def suite(
 
 
 def suite_names() -> list[str]:
-    """Names of known suites; each has others like it."""
+    """Names of known suites; each has others like it.
+
+    Examples:
+        >>> il.suites.suite_names()[2:4]
+        ['EleutherAI/pythia-160m', 'EleutherAI/pythia-160m-deduped']
+    """
     return [*(name for scheme in SCHEMES for name in scheme.examples), *OWN_FORMAT]
 
 

@@ -61,7 +61,7 @@ def trend(
     Examples:
         >>> found = il.suites.trend([1e6, 1e7, 1e8, 1e9], [0.10, 0.22, 0.27, 0.41])
         >>> print(found.slope)
-        +0.098 [+0.043, +0.153]
+        +0.098 [+0.047, +0.149]
     """
     from scipy import stats
 

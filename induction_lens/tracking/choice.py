@@ -27,6 +27,10 @@ def chosen_steps(steps: Sequence[int], how: Any) -> list[int]:
 
     Raises:
         ValueError: It is none of these, or a step is not there: the nearest are named.
+
+    Examples:
+        >>> il.tracking.chosen_steps([0, 1, 2, 4, 8, 16, 32, 64], "log:4")
+        [0, 1, 8, 64]
     """
     steps = list(steps)
     if how is None or how == "all":
