@@ -245,7 +245,7 @@ def family(
     threshold = checks.real_number("threshold", threshold, remedy=f"{THRESHOLD} is the usual one")
     n_sequences = checks.whole_number("n_sequences", n_sequences, least=2)
     checks.flag("progress", progress)
-    runs = dict(trajectories or {})
+    runs = {} if trajectories is None else dict(_checked_runs(trajectories))
     unknown = next((name for name in runs if name not in names), None)
     if unknown is not None:
         near = checks.closest(unknown, names) or f"the models are {', '.join(names)}"
@@ -267,6 +267,15 @@ def family(
             members.append(_member(name, model, tokens, **battery))
             done(1)
     return Family(tuple(sorted(members, key=lambda member: member.parameters)), threshold)
+
+
+def _checked_runs(trajectories: Any) -> Mapping[str, Trajectory]:
+    remedy = "for instance {'toy-2l': il.tracking.Trajectory.read(folder)}"
+    if not isinstance(trajectories, Mapping):
+        raise checks.refuse("trajectories", "trajectories by name", trajectories, remedy)
+    for name, run in trajectories.items():
+        checks.instance(f"the trajectory of {name}", run, Trajectory, remedy)
+    return trajectories
 
 
 def _member(

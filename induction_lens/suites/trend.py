@@ -66,12 +66,16 @@ def trend(
     from scipy import stats
 
     confidence = checks.confidence(confidence)
+    remedy = "give the parameters of each model"
+    sizes = [
+        checks.real_number("each of sizes", size, above=0, remedy=remedy)
+        for size in checks.several("sizes", sizes)
+    ]
+    values = [_number(value) for value in checks.several("values", values)]
     if len(sizes) != len(values):
         raise ValueError(
             f"expected a value for each of {len(sizes)} sizes, got {len(values)}; give both alike"
         )
-    if any(not size > 0 for size in sizes):
-        raise ValueError(f"expected sizes above zero, got {min(sizes)}; give parameters")
     known = [
         (math.log10(s), float(v)) for s, v in zip(sizes, values, strict=True) if math.isfinite(v)
     ]
@@ -92,3 +96,10 @@ def trend(
 
 def _unknown(quantity: str, n: int, confidence: float, unit: Measure) -> Trend:
     return Trend(quantity, Estimate(math.nan, -math.inf, math.inf, n, confidence, unit), math.nan)
+
+
+def _number(value: object) -> float:
+    """A value of a model, NaN where it has none."""
+    if isinstance(value, float) and math.isnan(value):
+        return math.nan
+    return checks.real_number("each of values", value, remedy="give a number, or NaN for none")

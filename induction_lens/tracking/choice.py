@@ -32,7 +32,10 @@ def chosen_steps(steps: Sequence[int], how: Any) -> list[int]:
         >>> il.tracking.chosen_steps([0, 1, 2, 4, 8, 16, 32, 64], "log:4")
         [0, 1, 8, 64]
     """
-    steps = list(steps)
+    steps = [
+        checks.whole_number("each of steps", step, least=0)
+        for step in checks.several("steps", steps)
+    ]
     if how is None or how == "all":
         return steps
     if isinstance(how, str):

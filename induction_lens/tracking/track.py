@@ -241,7 +241,8 @@ def _measure_missing(
         # the first one here: it shows which model this is, what to measure on, and the time
         result = points.measure(first, None, device)
         done(1)
-        _say(source.note and _estimated(result.seconds, len(others), engine), progress)
+        estimate = _estimated(result.seconds, len(others), points, engine)
+        _say(source.note and estimate, progress)
         rest = engine.measured(
             others, points.asked, info=points.info, material=result.material, device=device
         )
@@ -272,12 +273,19 @@ def _measure_passing(passing: Iterable[Moment], points: _Points, *, progress: bo
     return seen
 
 
-def _estimated(seconds: float, n: int, engine: Engine) -> str:
-    """How long the rest takes, from the time of the first."""
+def _estimated(seconds: float, n: int, points: _Points, engine: Engine) -> str:
+    """What the rest is: sequences through the model, and the time, from that of the first."""
+    settings, config = points.settings, points.info.config
+    n_heads = config["n_layers"] * config["n_heads"]
+    ablated = len(settings.methods) * n_heads * min(settings.n_ablated, settings.n_sequences)
+    sequences = settings.n_sequences + settings.n_prompts + ablated
     hours, minutes = divmod(round(seconds * n / 60), 60)
     rest = f"{hours} h {minutes} min" if hours else f"{minutes} min"
     by = "" if engine.name == "local" else f" by one worker of {engine.name}"
-    return f"the first took {seconds:.1f} s; the other {n} take about {rest}{by}"
+    return (
+        f"each is at most {sequences:,} sequences through the model; the first took {seconds:.1f} "
+        f"s, the other {n} take about {rest}{by}"
+    )
 
 
 def _say(line: str, progress: bool) -> None:

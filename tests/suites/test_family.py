@@ -146,7 +146,11 @@ def test_how_often_intervals_of_flat_families_hold_zero():
     [
         ([], {}, "one or more models"),
         (["toy-1l", "toy-1l"], {}, "name each once"),
-        (["toy-1l"], {"trajectories": {"toy-1": None}}, "did you mean 'toy-1l'"),
+        (
+            ["toy-1l"],
+            {"trajectories": {"toy-1": None}},
+            "the trajectory of toy-1 to be a Trajectory",
+        ),
         (["toy-1l"], {"n_sequences": 1}, "n_sequences"),
         (["toy-1"], {}, "did you mean 'toy-1l'"),
     ],

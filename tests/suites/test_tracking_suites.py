@@ -106,6 +106,7 @@ def test_a_hub_gives_what_the_folders_give_one_at_a_time(published, folders, tmp
     assert f"pythia-14m: {n} checkpoints, " in said
     assert "to download, at most" in said
     assert f"the other {n - 1} take about" in said
+    assert "each is at most 17 sequences" in said  # 6 of text, 3 prompts, 4 heads on 2
     assert not (tmp_path / "hub" / "checkpoints").exists()
     stored = [path for path in published.downloads() if "/store/" in path]
     assert len(stored) == n
