@@ -19,7 +19,7 @@ import torch
 from induction_lens import hub
 from induction_lens.models.classes import HAS_HOOKED_TRANSFORMER, bridge_class, hooked_class
 from induction_lens.models.refusing import Refused, refusing
-from induction_lens.models.surroundings import pickles_hold_weights_only
+from induction_lens.models.surroundings import pickles_hold_weights_only, undisturbed
 
 _log = logging.getLogger(__name__)
 _OWNERS = ("NeelNanda/", "ArthurConmy/", "Baidicoot/")
@@ -64,6 +64,7 @@ def load_own_format(
     remedy = "check the network; TransformerLens has to download it"
     chosen: dict[str, Any] = {} if checkpoint is None else {"checkpoint_value": checkpoint}
     with (
+        undisturbed(),
         refusing("a model that TransformerLens can read", name, remedy),
         pickles_hold_weights_only(),
         _cached_in(cache),

@@ -11,6 +11,7 @@ import torch
 import induction_lens as il
 from induction_lens.heads import THRESHOLD
 from induction_lens.metrics import choose_positions
+from induction_lens.models import toy_weights
 from induction_lens.suites import family, trend
 from induction_lens.suites.family import PREDICTED, block_parameters
 from tests.hf_folders import CONFIGS, hugging_face_model, random_model
@@ -75,7 +76,7 @@ def test_a_model_without_induction_heads_has_no_depth(found):
 
 def test_parameters_are_those_of_the_matrices_in_blocks():
     model = il.load("toy-2l")
-    weights = dict(model.named_parameters())
+    weights = toy_weights(model)
     expected = sum(
         weight.numel()
         for name, weight in weights.items()

@@ -19,6 +19,7 @@ import torch
 import induction_lens as il
 from induction_lens.suites import suite
 from tests.local_hub import Fault
+from tests.models.test_hub_loading import NEEL, write_own_format
 from tests.suites.trained import CONFIG, TOKENS_PER_STEP, hooked, text, training, write_folders
 
 REPO = "EleutherAI/pythia-14m"
@@ -88,7 +89,9 @@ def test_forty_folders_give_what_forty_models_give(tmp_path):
     _compare(STEPS, write_folders(tmp_path / "run", STEPS), tmp_path)
     found = il.tracking.Trajectory.read(tmp_path / "folders")
     changed = il.dynamics.phase_change(found)
-    assert changed.found or not changed.found  # it is read like any other
+    assert changed.n_sequences == 6  # it is read like any other
+    page = il.reports.training_report([found], n_resamples=50)
+    assert "2 layers, MLPs" in page.headline
 
 
 def test_a_hub_gives_what_the_folders_give_one_at_a_time(published, folders, tmp_path, capsys):
@@ -160,6 +163,21 @@ def test_a_checkpoint_of_another_model_is_refused_and_the_rest_is_kept(folders, 
     assert len(list((tmp_path / "out" / "points").iterdir())) == len(FEW)
 
 
+def test_own_checkpoints_are_downloaded_one_at_a_time(local_hub, tmp_path):
+    values = (1000, 21000, 300000)
+    local_hub.add(NEEL, "main", write_own_format(tmp_path / "neel", values))
+    options = OPTIONS | {"text": text(4, seed=1)[:, :20] % 29}
+    found = il.track(suite(NEEL), out=tmp_path / "out", checkpoints=[1000, 300000], **options)
+    assert found.tokens_seen.tolist() == [1000, 300000]
+    assert found.config["attn_only"]
+    assert not (tmp_path / "out" / "checkpoints").exists()
+    stored = [path for path in local_hub.downloads() if "/store/" in path]
+    assert len(stored) == 2
+    one = il.load(NEEL, checkpoint=300000, device="cpu")
+    losses = il.per_token_loss(one, options["text"])
+    assert found.held_out_loss[1].item() == pytest.approx(float(losses[:, 1:].mean()), abs=1e-5)
+
+
 def test_choices_of_checkpoints():
     chosen = il.tracking.chosen_steps
     steps = [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, *range(1000, 144000, 1000)]
@@ -194,37 +212,62 @@ def test_models_that_come_one_by_one_are_checked(tmp_path):
         il.track(iter([(0, 0, model)]), out=tmp_path / "x", checkpoints="log:2", **OPTIONS)
 
 
-TRACK = """
-import sys, torch
-torch.set_num_threads(1)
-from tests.suites.test_tracking_suites import OPTIONS
-import induction_lens as il
-found = il.suites.suite(sys.argv[1], tokens_per_step=132)
-il.track(found, out=sys.argv[2], **OPTIONS)
+def campaign(folders: Path, tmp: Path, *, n_kills: int) -> dict[str, Any]:
+    """Kill a track at random moments and go on, three times for each file; which files differ."""
+    torch.set_num_threads(1)
+    os.fsync = lambda _: None  # for power cuts: what is killed loses nothing by it
+    found = suite(folders, tokens_per_step=TOKENS_PER_STEP)
+
+    def started(out: Path) -> int:
+        child = os.fork()
+        if child == 0:
+            il.track(found, out=out, **OPTIONS)
+            os._exit(0)
+        return child
+
+    def ended(child: int) -> bool:
+        """Wait; whether it ended by itself."""
+        status = os.waitpid(child, 0)[1]
+        assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+        return not os.WIFSIGNALED(status)
+
+    begin = time.monotonic()
+    assert ended(started(tmp / "whole"))
+    seconds = time.monotonic() - begin
+    expected = (tmp / "whole" / "trajectory.parquet").read_bytes()
+    generator, killed, wrong = random.Random(5), 0, []
+    while killed < n_kills:
+        out = tmp / f"killed-{killed}"
+        for _ in range(3):
+            child = started(out)
+            time.sleep(seconds * generator.uniform(0.05, 0.7))
+            os.kill(child, signal.SIGKILL)
+            killed += not ended(child)
+        assert ended(started(out))
+        if (out / "trajectory.parquet").read_bytes() != expected:
+            wrong.append(out.name)
+    return {"killed": killed, "wrong": wrong}
+
+
+RUN = """
+import json, pathlib, sys
+from tests.suites.test_tracking_suites import campaign
+folders, tmp = map(pathlib.Path, sys.argv[1:])
+print("RESULT", json.dumps(campaign(folders, tmp, n_kills=20)))
 """
 
 
 @pytest.mark.slow
 def test_twenty_kills_leave_the_same_file(folders, tmp_path):
-    def started(out: Path) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-W", "ignore", "-c", TRACK, str(folders), str(out)]
-        return subprocess.Popen(command, env=environment, cwd=Path(__file__).parents[2])
-
-    begin = time.monotonic()
-    assert started(tmp_path / "whole").wait() == 0
-    seconds = time.monotonic() - begin
-    expected = (tmp_path / "whole" / "trajectory.parquet").read_bytes()
-    generator, killed = random.Random(5), 0
-    while killed < 20:
-        out = tmp_path / f"killed-{killed}"
-        for _ in range(3):
-            process = started(out)
-            time.sleep(seconds * generator.uniform(0.3, 1.0))
-            if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
-                killed += 1
-            process.wait()
-        assert started(out).wait() == 0
-        assert (out / "trajectory.parquet").read_bytes() == expected
-        assert json.loads((out / "model.json").read_text())["config"]["n_heads"] == 2
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", RUN, str(folders), str(tmp_path)],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.rpartition("RESULT ")[2])
+    assert result["wrong"] == []
+    assert result["killed"] >= 20
