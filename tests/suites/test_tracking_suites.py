@@ -94,6 +94,7 @@ def test_forty_folders_give_what_forty_models_give(tmp_path):
     assert "2 layers, MLPs" in page.headline
 
 
+@pytest.mark.slow
 def test_a_hub_gives_what_the_folders_give_one_at_a_time(published, folders, tmp_path, capsys):
     expected = il.track(
         suite(folders, tokens_per_step=2_097_152), out=tmp_path / "folders", **OPTIONS
@@ -118,6 +119,7 @@ def test_a_hub_gives_what_the_folders_give_one_at_a_time(published, folders, tmp
     assert again.weights == found.weights
 
 
+@pytest.mark.slow
 def test_only_one_checkpoint_is_on_disk_unless_they_are_kept(published, tmp_path, monkeypatch):
     there: list[list[str]] = []
     work = tmp_path / "out" / "checkpoints"
@@ -151,6 +153,7 @@ def test_a_download_that_fails_loses_nothing(published, tmp_path):
     assert stored == [f"/store/{weights.sha256}"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_model_is_refused_and_the_rest_is_kept(folders, tmp_path):
     import transformers
 
