@@ -1,8 +1,8 @@
 """Does this transformer have induction heads, and does its in-context learning depend on them?
 
 The main road is here; the rest is one level down: `il.detectors`, `il.ablation`, `il.circuits`,
-`il.toys`, `il.training`, `il.tracking`, `il.dynamics`, `il.reports`, `il.plots`, `il.inputs`,
-`il.models`.
+`il.toys`, `il.training`, `il.tracking`, `il.suites`, `il.dynamics`, `il.reports`, `il.plots`,
+`il.inputs`, `il.models`.
 """
 
 from induction_lens import (
@@ -14,6 +14,7 @@ from induction_lens import (
     models,
     plots,
     reports,
+    suites,
     toys,
     tracking,
     training,
@@ -61,6 +62,7 @@ __all__ = [
     "sample_text",
     "score_heads",
     "show_progress",
+    "suites",
     "text_tokens",
     "toys",
     "track",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -74,6 +75,9 @@ def load(
     implementation: Literal["hooked", "bridge"] | None = None,
     trust_remote_code: bool = False,
     check: bool = True,
+    revision: str | None = None,
+    checkpoint: int | None = None,
+    device_map: str | Mapping[str, Any] | None = None,
 ) -> Model:
     """Load a hooked model.
 
@@ -92,10 +96,18 @@ def load(
             it such models are refused.
         check: Whether to compare predictions with Hugging Face's, and to look whether the model is
             causal. Without it, a model that TransformerLens runs wrongly goes unnoticed.
+        revision: Of a name on the hub: a branch, a tag or a commit. Weights that are there as
+            pickles only are read as weights, which runs no code.
+        checkpoint: Instead of a revision: a step of Pythia or of stanford-crfm's GPT-2, or the
+            number in the name of a checkpoint in TransformerLens's own format (`NeelNanda/…`).
+        device_map: Instead of a device: how accelerate spreads a model over several, for instance
+            `auto`. It is then a `TransformerBridge`, in TransformerLens 3.9 and 4.
 
     Raises:
-        ValueError: If there is no such model, its files are damaged, it is not a decoder-only
-            language model, or TransformerLens does not run it as Hugging Face does.
+        ValueError: If there is no such model or revision (the nearest are named), its files are
+            damaged, it is not a decoder-only language model, its weights are quantised or a PEFT
+            adapter, it does not fit into memory, or TransformerLens does not run it as Hugging Face
+            does.
 
     Examples:
         >>> model = il.load("toy-2l", device="cpu")
@@ -107,6 +119,7 @@ def load(
     trust_remote_code = checks.flag("trust_remote_code", trust_remote_code)
     check = checks.flag("check", check)
     check_device(device)
+    where = _checked_where(device, revision, checkpoint, device_map)
     if isinstance(model, (str, Path)):
         loaded: Any = _load_named(
             str(model),
@@ -115,8 +128,10 @@ def load(
             implementation=implementation,
             trust_remote_code=trust_remote_code,
             check=check,
+            where=where,
         )
-        loaded.induction_lens_name = str(model)
+        chosen = checkpoint if revision is None else revision
+        loaded.induction_lens_name = str(model) if chosen is None else f"{model}@{chosen}"
     elif is_model(model):
         loaded = model
     else:
@@ -129,6 +144,26 @@ def load(
     return loaded
 
 
+def _checked_where(
+    device: str | None, revision: Any, checkpoint: Any, device_map: Any
+) -> dict[str, Any]:
+    """What names a moment of training, and several devices; empty where nothing was given.
+
+    Raises:
+        ValueError: It is of another type, or two of them contradict each other.
+    """
+    revision = checks.text("revision", revision, optional=True)
+    checkpoint = checks.whole_number("checkpoint", checkpoint, least=0, optional=True)
+    if revision is not None and checkpoint is not None:
+        raise ValueError("expected revision or checkpoint, got both; name the moment with one")
+    if device is not None and device_map is not None:
+        raise ValueError("expected device or device_map, got both; leave one of them out")
+    if device_map is not None and not isinstance(device_map, (str, Mapping)):
+        raise checks.refuse("device_map", "a text or a mapping", device_map, "for instance 'auto'")
+    given = {"revision": revision, "checkpoint": checkpoint, "device_map": device_map}
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def _load_named(
     name: str,
     *,
@@ -137,6 +172,7 @@ def _load_named(
     implementation: Literal["hooked", "bridge"] | None,
     trust_remote_code: bool,
     check: bool,
+    where: dict[str, Any],
 ) -> Model:
     folder = ZOO / name if name in zoo_names() else Path(name)
     try:
@@ -147,6 +183,11 @@ def _load_named(
             "check the spelling"
         ) from error
     if _is_snapshot(folder):
+        if where:
+            raise ValueError(
+                f"expected no {', '.join(where)} with {name}, a model of this package, got "
+                "some; they are for models of the Hugging Face hub"
+            )
         with undisturbed():
             return snapshots.load(
                 folder,
@@ -156,7 +197,12 @@ def _load_named(
             )
     if is_there or not _looks_misspelt(name):
         return load_pretrained(
-            name, device=device, dtype=dtype, trust_remote_code=trust_remote_code, check=check
+            name,
+            device=device,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            check=check,
+            **where,
         )
     [close] = difflib.get_close_matches(name, zoo_names(), n=1)
     raise ValueError(f"expected a model that exists, got {name!r}; did you mean {close!r}?")

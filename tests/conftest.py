@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from induction_lens.models import HAS_HOOKED_TRANSFORMER
+from tests.local_hub import serving
 from tests.reference_model import induction_circuit
 
 IMPLEMENTATIONS = ["hooked", "bridge"] if HAS_HOOKED_TRANSFORMER else ["bridge"]
@@ -43,3 +44,20 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def local_hub(tmp_path_factory, monkeypatch):
+    """A hub on loopback that the real client talks to, and an empty cache."""
+    from huggingface_hub import constants
+
+    with serving() as hub:
+        template = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        if hasattr(constants, "HF_URL_HOSTS"):
+            hosts = constants.HF_URL_HOSTS | {"127.0.0.1"}
+            monkeypatch.setattr(constants, "HF_URL_HOSTS", hosts)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path_factory.mktemp("hub-cache")))
+        yield hub

@@ -619,6 +619,9 @@ def _cases_of_training(given: SimpleNamespace) -> Iterator[Case]:
         device=("tpu", "", 3, "cuda:99"),
         dtype=("float32", torch.int64, 3),
         implementation=("flax", 3, True),
+        revision=("main", 3, b"x"),
+        checkpoint=(0, -1, 2.5, "x", True),
+        device_map=("auto", 3, ["cpu"]),
     )
     nowhere = (None, 3, "")
     yield from _cases(il.track, {"out": "nowhere"}, run=(*nowhere, Path("none")))
@@ -651,6 +654,43 @@ def _cases_of_training(given: SimpleNamespace) -> Iterator[Case]:
         progress=FLAGS,
     )
     yield from _cases(il.tracking.Trajectory.read, {}, path=(*nowhere, Path("none")))
+    yield from _cases_of_suites(given)
+
+
+def _cases_of_suites(given: SimpleNamespace) -> Iterator[Case]:
+    yield from _cases(
+        il.suites.suite,
+        {"name": [(0, 0, "toy-1l", None)]},
+        name=(None, 3, "", "pythia", [], [3], [(1, 2, 3)], [(-1, 0, "a/b", None)], Path("none")),
+        tokens_per_step=(0, -1, 2.5, "4", True),
+        progress=FLAGS,
+    )
+    yield from _cases(
+        il.suites.family,
+        {"models": ["toy-1l"], "n_sequences": 2, "n_controls": 0, "progress": False},
+        models=(None, 3, [], [3], ["toy-1l", "toy-1l"], "toy-1"),
+        n_sequences=(0, 1, -1, 2.5, "4", True),
+        n_controls=(-1, 2.5, "4"),
+        method=("meen", 3),
+        threshold=("high", None, math.nan),
+        trajectories=({"toy-2l": given.run}, 3),
+        seed=SEEDS,
+        progress=FLAGS,
+    )
+    yield from _cases(
+        il.suites.trend,
+        {"sizes": [1e6, 1e7, 1e8], "values": [1.0, 2.0, 3.0]},
+        sizes=([1e6], [0.0, 1e6, 1e7], ["a", "b", "c"], 3),
+        values=([1.0], ["a", "b", "c"], 3, None),
+        confidence=(0, 1, 2, "high"),
+    )
+    yield from _cases(
+        il.tracking.chosen_steps,
+        {"steps": [0, 1, 2], "how": "all"},
+        how=("some", "log:0", [], [7], 3, [1.5]),
+        steps=(3, ["a"], None),
+    )
+    yield from _cases(il.reports.save_family, {"folder": "nowhere"}, family=(None, 3, "toy-1l"))
 
 
 def _outcome(case: Case) -> str:

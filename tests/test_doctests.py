@@ -17,18 +17,8 @@ PACKAGES = [
     *(
         f"induction_lens.{name}"
         for name in (
-            *(
-                "ablation",
-                "circuits",
-                "detectors",
-                "detectors.published",
-                "dynamics",
-                "inputs",
-                "plots",
-                "reports",
-            ),
-            "toys",
-            *("tracking", "training"),
+            *("ablation", "circuits", "detectors", "detectors.published", "dynamics", "inputs"),
+            *("plots", "reports", "suites", "toys", "tracking", "training"),
         )
     ),
 ]

@@ -20,10 +20,11 @@ import codecs
 import difflib
 import gzip
 import json
+import math
 import os
 import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -50,6 +51,10 @@ class TextSource:
     """The column of `.jsonl` and `.parquet` files and of data sets that holds the text."""
     encoding: str | None = None
     """Of text files; None: UTF-8, or what a byte-order mark says."""
+    split: str = "train"
+    """The split of data sets on the hub."""
+    revision: str | None = None
+    """The branch, tag or commit of data sets on the hub; None: their main branch."""
 
     @property
     def items(self) -> list[str | Path]:
@@ -57,7 +62,7 @@ class TextSource:
         return [self.source] if isinstance(self.source, (str, Path)) else list(self.source)
 
 
-Source = str | Path | Sequence[str | Path] | TextSource
+Source = str | Path | Sequence[str | Path] | Iterable[Any] | TextSource
 
 HUB_ROWS = 10_000
 """Rows that are read of a data set on the hub."""
@@ -81,7 +86,14 @@ _BYTE_ORDER_MARKS = {  # UTF-32's begins with UTF-16's
 }
 
 
-def documents(source: Source, *, column: str = "text", encoding: str | None = None) -> list[str]:
+def documents(
+    source: Source,
+    *,
+    column: str = "text",
+    encoding: str | None = None,
+    split: str = "train",
+    revision: str | None = None,
+) -> list[str]:
     """The documents of some sources, each once, without blank ones.
 
     Files are text, `.jsonl` or `.parquet` (one document a row), plain or `.gz`. In a folder every
@@ -89,18 +101,28 @@ def documents(source: Source, *, column: str = "text", encoding: str | None = No
 
     Args:
         source: A file, a folder, a text, the name of a data set (`org/name`), or a list of these;
-            or a `TextSource`, which says how to read them.
+            a column of a data frame, or an iterator, whose strings are texts whatever they look
+            like; or a `TextSource`, which says how to read them.
         column: The column of `.jsonl` and `.parquet` files and of data sets that holds the text.
         encoding: Of text files; None: UTF-8, or what a byte-order mark says.
+        split: Of data sets on the hub.
+        revision: Of data sets on the hub: a branch, tag or commit; None: their main branch.
 
     Raises:
         ValueError: A source does not exist, cannot be read or decoded, or holds no text.
     """
     if isinstance(source, TextSource):
-        return documents(source.source, column=source.column, encoding=source.encoding)
+        kept = {"split": source.split, "revision": source.revision}
+        return documents(source.source, column=source.column, encoding=source.encoding, **kept)
     if encoding is not None:
         _check_encoding(encoding)
+    split = checks.text("split", split)
+    revision = checks.text("revision", revision, optional=True)
+    if _holds_texts(source):
+        values: Any = source
+        return texts(value for value in values if not _is_missing(value))
     items = [source] if isinstance(source, (str, PurePath)) else _items(source, "source")
+    on_hub = {"column": column, "split": split, "revision": revision}
     found: list[str] = []
     for item in items:
         if not isinstance(item, (str, PurePath)):
@@ -108,8 +130,21 @@ def documents(source: Source, *, column: str = "text", encoding: str | None = No
                 f"expected files, folders, texts or names of data sets, got "
                 f"{type(item).__name__}; pass strings or paths"
             )
-        found += _read(item, column=column, encoding=encoding)
+        if _is_dataset(item):
+            found += _read_dataset(str(item), **on_hub)
+        else:
+            found += _read(item, column=column, encoding=encoding)
     return _kept(found)
+
+
+def _holds_texts(source: Any) -> bool:
+    """Whether this is an iterator, or a column of a data frame: nobody lists files in these."""
+    return isinstance(source, Iterator) or (hasattr(source, "to_numpy") and hasattr(source, "name"))
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether a cell of a column is empty."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def texts(text: str | Iterable[str]) -> list[str]:
@@ -159,12 +194,16 @@ def _read(item: str | PurePath, *, column: str, encoding: str | None) -> list[st
         raise ValueError(f"expected a file or folder, got {_missing(Path(item))}")
     if blank or not _looks_like_a_name(item):
         return [item]
-    if _could_be_on_the_hub(item):
-        return _read_dataset(item, column=column)
     raise ValueError(
         f"expected a file, a folder or a text, got {_missing(Path(item))}; where it is the text "
         "itself, pass it as text="
     )
+
+
+def _is_dataset(item: str | PurePath) -> bool:
+    if not isinstance(item, str) or not item.strip() or os.path.exists(item):
+        return False
+    return _looks_like_a_name(item) and _could_be_on_the_hub(item)
 
 
 def _looks_like_a_name(item: str) -> bool:
@@ -323,14 +362,15 @@ def _read_parquet(file: Path, *, column: str) -> list[str]:
     return _strings(values, column=column, where=str(file))
 
 
-def _read_dataset(name: str, *, column: str) -> list[str]:
+def _read_dataset(name: str, *, column: str, split: str, revision: str | None) -> list[str]:
     """The first rows of a data set on the hub."""
     from datasets import load_dataset
     from huggingface_hub import HfApi
 
     try:
-        HfApi().dataset_info(name, timeout=10)  # one request: loading would try, and wait, again
-        rows = load_dataset(name, split="train", streaming=True).take(HUB_ROWS)
+        # one request: loading would try, and wait, again
+        HfApi().dataset_info(name, revision=revision, timeout=10)
+        rows = load_dataset(name, split=split, revision=revision, streaming=True).take(HUB_ROWS)
         found = list(rows)
     except Exception as error:  # of the hub, the network or the data set: of many libraries
         reason = str(error).strip().split("\n")[0]

@@ -219,7 +219,9 @@ def sample_text(
         seed: Which sequences are drawn, and in what order.
         source: None for the held-out files of the Python standard library's source; or a file, a
             folder, a text, the name of a Hugging Face dataset (`org/name`, its first 10,000 rows),
-            or a list of these. A string that looks like a name is never taken for a text.
+            or a list of these; a column of a data frame, or an iterator of texts; or a
+            `TextSource`, which names a dataset's split and revision too. A string that looks like a
+            name is never taken for a text.
         text: Instead of `source`: one or several strings that are text, whatever they look like.
         column: The column of `.jsonl` and `.parquet` files and of datasets that holds the text.
         encoding: Of text files; None for UTF-8, or what a byte-order mark says.

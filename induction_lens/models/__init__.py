@@ -36,6 +36,7 @@ from induction_lens.models.hooks import (
 )
 from induction_lens.models.inside import Projector
 from induction_lens.models.layerwise import Layer, LayerByLayer, run
+from induction_lens.models.own_format import checkpoint_files, is_own_format, load_own_format
 from induction_lens.models.passes import (
     UNEMBED,
     Unembedder,
@@ -45,7 +46,12 @@ from induction_lens.models.passes import (
     tolerance,
     unembedded_losses,
 )
-from induction_lens.models.pretrained import best_device, is_model, load_pretrained
+from induction_lens.models.pretrained import (
+    best_device,
+    is_model,
+    load_downloaded,
+    load_pretrained,
+)
 from induction_lens.models.projections import AttentionInputs
 from induction_lens.models.properties import (
     ModelShape,
@@ -122,6 +128,7 @@ __all__ = [
     "check_weights",
     "check_zero_removes",
     "checked_tokens",
+    "checkpoint_files",
     "class_name",
     "device_of",
     "embedding",
@@ -133,9 +140,12 @@ __all__ = [
     "hook_points",
     "installed",
     "is_model",
+    "is_own_format",
     "is_set",
     "keep",
     "key_weights",
+    "load_downloaded",
+    "load_own_format",
     "load_pretrained",
     "logits_at",
     "losses_at",

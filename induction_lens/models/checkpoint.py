@@ -15,7 +15,9 @@ from typing import Any
 import torch
 
 from induction_lens.models.families import STATE_SPACE, is_known, is_state_space, other_family
+from induction_lens.models.memory import check_memory, parameters_in
 from induction_lens.models.refusing import Refused, first_line, refusing
+from induction_lens.models.surroundings import pickles_hold_weights_only
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 _CONFIG = "config.json"
@@ -28,6 +30,7 @@ _CONVERT = (
     "from_pretrained(folder).save_pretrained(folder)"
 )
 _AGAIN = "download the model again"
+_UNPACKED = "mxfp4"  # of GPT-OSS: TransformerLens has transformers unpack it
 
 
 @dataclass(frozen=True)
@@ -39,14 +42,17 @@ class Checkpoint:
         folder: The folder; None for a name on the hub.
         config: Its Hugging Face configuration.
         trust_remote_code: Whether code beside the weights may run.
+        pickles: Whether weights may be pickles where there are no safetensors; they are read as
+            weights only, which runs no code.
     """
 
     name: str
     folder: Path | None
     config: Any
     trust_remote_code: bool
+    pickles: bool = False
 
-    def read_model(self, *, device: str, dtype: torch.dtype) -> Any:
+    def read_model(self, *, device: str, dtype: torch.dtype, device_map: Any = None) -> Any:
         """The Hugging Face model, with every weight from the files.
 
         Raises:
@@ -54,22 +60,32 @@ class Checkpoint:
         """
         import transformers
 
+        safe = True
         if self.folder is not None:
-            _check_weight_files(self.folder)
-        with refusing("weights that transformers can read", self.name, _AGAIN):
+            safe = not self.pickles or _has_safetensors(self.folder)
+            if safe:
+                weights = _check_weight_files(self.folder)
+                if device_map is None:
+                    check_memory(self.name, parameters_in(weights), dtype=dtype, device=device)
+        with (
+            refusing("weights that transformers can read", self.name, _AGAIN),
+            pickles_hold_weights_only(),
+        ):
             read: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 self.name,
                 dtype=dtype,
                 attn_implementation="eager",  # others do not show their patterns
-                use_safetensors=True,
+                use_safetensors=safe,
+                device_map=device_map,
                 trust_remote_code=self.trust_remote_code,
                 output_loading_info=True,
             )
         model, report = read
         for problem in ("missing_keys", "mismatched_keys"):
             _refuse_made_up_weights(self.name, sorted(map(str, report[problem])))
-        with refusing(f"a model that fits on {device}", self.name, "take another device"):
-            model = model.to(device)
+        if device_map is None:
+            with refusing(f"a model that fits on {device}", self.name, "take another device"):
+                model = model.to(device)
         # TransformerLens chooses its adapter by this, which files leave out or have wrong
         model.config.architectures = [type(model).__name__]
         return model
@@ -96,7 +112,7 @@ class Checkpoint:
         return tokenizer
 
 
-def open_checkpoint(name: str, *, trust_remote_code: bool) -> Checkpoint:
+def open_checkpoint(name: str, *, trust_remote_code: bool, pickles: bool = False) -> Checkpoint:
     """Read the configuration of a folder or a hub name, and refuse what cannot be used.
 
     Raises:
@@ -123,7 +139,20 @@ def open_checkpoint(name: str, *, trust_remote_code: bool) -> Checkpoint:
     family = other_family(config)
     if family is not None:
         raise _other_family(name, kind, family)
-    return Checkpoint(name, folder, config, trust_remote_code)
+    _refuse_quantised(name, raw)
+    return Checkpoint(name, folder, config, trust_remote_code, pickles)
+
+
+def _refuse_quantised(name: str, raw: dict[str, Any]) -> None:
+    """Refuse packed weights: neither class of TransformerLens folds or splits them rightly."""
+    packed = raw.get("quantization_config")
+    if isinstance(packed, dict):
+        kind = packed.get("quant_method") or ("bitsandbytes" if "load_in_4bit" in packed else "?")
+        if kind != _UNPACKED:
+            raise Refused(
+                f"expected weights as plain numbers, got {name}, which is quantised ({kind}); pass "
+                "the repository that it was made from, or save model.dequantize() as a new folder"
+            )
 
 
 def _other_family(name: str, kind: str, family: str) -> Refused:
@@ -192,8 +221,12 @@ def _read_json(file: Path) -> dict[str, Any]:
     return found
 
 
-def _check_weight_files(folder: Path) -> None:
-    """Name missing and truncated files, which the errors of transformers do not."""
+def _has_safetensors(folder: Path) -> bool:
+    return (folder / _WEIGHTS).is_file() or (folder / _SHARDS).is_file()
+
+
+def _check_weight_files(folder: Path) -> list[Path]:
+    """The files with weights; names missing and truncated ones, which transformers does not."""
     from safetensors import safe_open
 
     if (folder / _WEIGHTS).is_file():
@@ -213,6 +246,7 @@ def _check_weight_files(folder: Path) -> None:
             safe_open(folder / file, framework="pt"),
         ):
             pass  # opening reads the header, and compares it with the file's size
+    return [folder / file for file in files]
 
 
 def _shards(index: Path) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from induction_lens import hub
 from induction_lens.models.checkpoint import Checkpoint, open_checkpoint
 from induction_lens.models.classes import (
     HAS_HOOKED_TRANSFORMER,
@@ -27,6 +28,7 @@ from induction_lens.models.families import own_context
 from induction_lens.models.fidelity import Reference, difference_from, reference_of
 from induction_lens.models.from_scratch import check_device
 from induction_lens.models.hooks import Model
+from induction_lens.models.own_format import is_own_format, load_own_format
 from induction_lens.models.refusing import (
     Refused,
     first_line,
@@ -34,10 +36,9 @@ from induction_lens.models.refusing import (
     out_of_memory,
     refusing,
 )
-from induction_lens.models.surroundings import pickles_hold_weights_only, undisturbed
+from induction_lens.models.surroundings import undisturbed
 
 _log = logging.getLogger(__name__)
-_OWN_FORMAT = ("NeelNanda/", "ArthurConmy/", "Baidicoot/")  # no Hugging Face models
 _UNLIMITED = 2048  # what TransformerLens takes as the context where a configuration has no limit
 
 
@@ -69,6 +70,9 @@ def load_pretrained(
     dtype: torch.dtype | None = None,
     trust_remote_code: bool = False,
     check: bool = True,
+    revision: str | None = None,
+    checkpoint: int | None = None,
+    device_map: Any = None,
 ) -> Model:
     """Load a model by hub name or from a local Hugging Face folder.
 
@@ -81,35 +85,121 @@ def load_pretrained(
         dtype: Type of its weights; None for float32.
         trust_remote_code: Whether code that comes with the model may run.
         check: Whether to compare the model's predictions with those of the Hugging Face model.
+        revision: A branch, tag or commit of a hub repository.
+        checkpoint: Instead: a step of Pythia or of stanford-crfm's GPT-2, or the number in the name
+            of one of TransformerLens's own checkpoint files.
+        device_map: How accelerate spreads the model over devices.
 
     Raises:
         ValueError: The model cannot be read, or TransformerLens does not run it as Hugging Face
-            does, or there is no such device.
+            does, or there is no such device, revision or checkpoint.
     """
     check_device(device)
     device = str(device or best_device())
     dtype = dtype or torch.float32
     is_folder = Path(name).exists()
     hub_name = name if is_folder else official_name(name) or name
+    if is_folder and (revision is not None or checkpoint is not None):
+        raise Refused(
+            f"expected a name on the hub with revision or checkpoint, got the folder {name}; leave "
+            "them out"
+        )
     with undisturbed():
-        if hub_name.startswith(_OWN_FORMAT) and not is_folder:
-            return _load_own_format(hub_name, device=device, dtype=dtype)
-        checkpoint = open_checkpoint(hub_name, trust_remote_code=trust_remote_code)
-        return _first_faithful(checkpoint, device=device, dtype=dtype, check=check)
+        if is_own_format(hub_name) and not is_folder:
+            _refuse_for_own_format(hub_name, revision, device_map)
+            return load_own_format(hub_name, device=device, dtype=dtype, checkpoint=checkpoint)
+        if checkpoint is not None:
+            revision = checkpoint_revision(hub_name, checkpoint)
+        chosen = {"device": device, "dtype": dtype, "check": check, "device_map": device_map}
+        if revision is not None:
+            folder = downloaded(hub_name, revision)
+            return load_downloaded(folder, hub_name, trust_remote_code=trust_remote_code, **chosen)
+        opened = open_checkpoint(hub_name, trust_remote_code=trust_remote_code)
+        return _first_faithful(opened, **chosen)
+
+
+def load_downloaded(
+    folder: Path, name: str, *, trust_remote_code: bool = False, **chosen: Any
+) -> Model:
+    """Load a model of the hub from a folder with its files, which may be pickles of weights.
+
+    Args:
+        folder: The files.
+        name: The repository that they are of.
+        trust_remote_code: As in `load_pretrained`.
+        chosen: `device`, `dtype`, `check` and `device_map`, as in `load_pretrained`.
+
+    Raises:
+        ValueError: As `load_pretrained`.
+    """
+    with undisturbed():
+        opened = open_checkpoint(str(folder), trust_remote_code=trust_remote_code, pickles=True)
+        found = _first_faithful(opened, **chosen)
+        found.cfg.model_name = name.rpartition("/")[2]
+        return found
+
+
+def checkpoint_revision(name: str, checkpoint: int) -> str:
+    """The branch of a training step, for the suites whose names TransformerLens knows.
+
+    Raises:
+        ValueError: It is another model.
+    """
+    if name.startswith("EleutherAI/pythia"):
+        return f"step{checkpoint}"
+    if name.startswith("stanford-crfm/"):
+        return f"checkpoint-{checkpoint}"
+    raise Refused(
+        f"expected a checkpoint of Pythia, of stanford-crfm's GPT-2 or in TransformerLens's own "
+        f"format, got {name}; name its branch with revision"
+    )
+
+
+def downloaded(name: str, revision: str) -> Path:
+    """A folder with the files of a revision, downloaded to the usual cache if they are not there.
+
+    Raises:
+        ValueError: There is no such revision (the nearest are named), or no answer of the hub.
+    """
+    from huggingface_hub import snapshot_download
+
+    commit = hub.resolved(name, revision)
+    files = hub.model_files([file.path for file in hub.files(name, commit)])
+    if not files:
+        raise Refused(
+            f"expected a model (config.json and weights) in {name} at {revision}, got none; pass a "
+            "revision that holds one"
+        )
+    with hub.explaining(name, revision):
+        return Path(snapshot_download(name, revision=commit, allow_patterns=files))
+
+
+def _refuse_for_own_format(name: str, revision: str | None, device_map: Any) -> None:
+    for option, given in (("revision", revision), ("device_map", device_map)):
+        if given is not None:
+            raise Refused(
+                f"expected no {option} with {name}, whose checkpoints are files in "
+                f"TransformerLens's own format, got {given!r}; pass checkpoint=<number in the name>"
+            )
 
 
 def _first_faithful(
-    checkpoint: Checkpoint, *, device: str, dtype: torch.dtype, check: bool
+    checkpoint: Checkpoint,
+    *,
+    device: str,
+    dtype: torch.dtype,
+    check: bool,
+    device_map: Any = None,
 ) -> Model:
     """The model, wrapped in the first way that predicts what the Hugging Face model predicts."""
     context = own_context(checkpoint.config)
     reference: Reference | None = None
     failures: list[str] = []
-    for way, wrap in _ways(checkpoint).items():
+    for way, wrap in _ways(checkpoint, spread=device_map is not None).items():
         # wrapping changes the Hugging Face model in place, so that each way starts from the files;
         # what the last one holds is freed first
         model = hf_model = None
-        hf_model = checkpoint.read_model(device=device, dtype=dtype)
+        hf_model = checkpoint.read_model(device=device, dtype=dtype, device_map=device_map)
         if check and reference is None:
             remedy = "check that it runs in transformers"
             with refusing("a model that transformers can run", checkpoint.name, remedy):
@@ -137,13 +227,15 @@ def _first_faithful(
     )
 
 
-def _ways(checkpoint: Checkpoint) -> dict[str, Callable[[Checkpoint, Any, str, torch.dtype], Any]]:
-    """How a checkpoint can be wrapped, best first."""
+def _ways(
+    checkpoint: Checkpoint, *, spread: bool = False
+) -> dict[str, Callable[[Checkpoint, Any, str, torch.dtype], Any]]:
+    """How a checkpoint can be wrapped, best first; only bridges leave weights where they are."""
     bridges = {
         "TransformerBridge": _bridge,
         "TransformerBridge with its weights as they are": _plain_bridge,
     }
-    hooked = {"HookedTransformer": _hooked} if _can_be_hooked(checkpoint) else {}
+    hooked = {"HookedTransformer": _hooked} if _can_be_hooked(checkpoint) and not spread else {}
     return hooked | bridges
 
 
@@ -188,7 +280,8 @@ def _booted(checkpoint: Checkpoint, hf_model: Any, device: str, dtype: torch.dty
             checkpoint.name,
             hf_model=hf_model,
             tokenizer=tokenizer if has_tokenizer else _placeholder_tokenizer(),
-            device=device,
+            # a spread model stays where it is
+            device=None if getattr(hf_model, "hf_device_map", None) else device,
             dtype=dtype,
             trust_remote_code=checkpoint.trust_remote_code,
         )
@@ -225,21 +318,3 @@ def _set_context(model: Any, own: int | None, name: str) -> None:
         _log.info("%s sets no limit to its context; %d is used", name, model.cfg.n_ctx)
     elif is_bridge(model) or own < model.cfg.n_ctx:
         model.cfg.n_ctx = own
-
-
-def _load_own_format(name: str, *, device: str, dtype: torch.dtype) -> Any:
-    """A model that TransformerLens keeps in a format of its own: there is nothing to compare with.
-
-    Its weights are pickles, read as weights only.
-    """
-    _log.info("only TransformerLens reads %s: there is no Hugging Face model to compare with", name)
-    remedy = "check the network; TransformerLens has to download it"
-    with (
-        refusing("a model that TransformerLens can read", name, remedy),
-        pickles_hold_weights_only(),
-    ):
-        if HAS_HOOKED_TRANSFORMER:
-            return hooked_class().from_pretrained(
-                name, device=device, dtype=dtype, fold_value_biases=False
-            )
-        return bridge_class().boot_tl_legacy(name, device=device, dtype=dtype)

@@ -9,6 +9,7 @@ from induction_lens.plots.results import (
     icl_scores,
     loss_by_position,
 )
+from induction_lens.plots.sizes import against_size
 from induction_lens.plots.style import CLEAN, CONTROL, DIVERGING, METHOD_COLORS, SEQUENTIAL
 from induction_lens.plots.training import (
     effects_over_training,
@@ -27,6 +28,7 @@ __all__ = [
     "DIVERGING",
     "METHOD_COLORS",
     "SEQUENTIAL",
+    "against_size",
     "attention_map",
     "binned",
     "cost_by_position",

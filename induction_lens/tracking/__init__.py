@@ -1,6 +1,9 @@
 """Measuring a model over its training: snapshot by snapshot, and what its end depends on."""
 
+from induction_lens.tracking.choice import chosen_steps
+from induction_lens.tracking.engines import Engine
 from induction_lens.tracking.experiment import make_runs
+from induction_lens.tracking.moments import Moment, Trackable
 from induction_lens.tracking.ngrams import (
     NgramControl,
     NgramTables,
@@ -8,15 +11,21 @@ from induction_lens.tracking.ngrams import (
     gained_by_copying,
     ngram_control,
 )
+from induction_lens.tracking.ray_engine import RayEngine
 from induction_lens.tracking.runs import TrackedRun, measured_run, read_run
 from induction_lens.tracking.track import track
 from induction_lens.tracking.trajectory import Trajectory
 
 __all__ = [
+    "Engine",
+    "Moment",
     "NgramControl",
     "NgramTables",
+    "RayEngine",
+    "Trackable",
     "TrackedRun",
     "Trajectory",
+    "chosen_steps",
     "count_ngrams",
     "gained_by_copying",
     "make_runs",

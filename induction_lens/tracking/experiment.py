@@ -29,8 +29,9 @@ from induction_lens.locks import locked
 from induction_lens.progress import progress_bars, wanted
 from induction_lens.seals import write_tensors
 from induction_lens.toys.model import build_toy
+from induction_lens.tracking.measures import held_out_text
 from induction_lens.tracking.runs import EVALUATION, TEXT, measured_run
-from induction_lens.tracking.track import POINTS, TRACKED, held_out_text
+from induction_lens.tracking.track import POINTS, TRACKED
 from induction_lens.training.presets import PHASE_PRESETS, prepare_text, train_preset
 from induction_lens.training.run_folder import SNAPSHOTS, refuse_other_run
 

@@ -23,7 +23,9 @@ from induction_lens.models import best_device, weights_hash
 from induction_lens.seals import read_tensors
 from induction_lens.toys.snapshots import Snapshot, load
 from induction_lens.tracking.final_model import Rows, measure_end, read_end, write_end
-from induction_lens.tracking.track import LOCK, TRACKED, held_out_text, snapshots_of, track
+from induction_lens.tracking.measures import held_out_text
+from induction_lens.tracking.moments import snapshots_of
+from induction_lens.tracking.track import LOCK, TRACKED, track
 from induction_lens.tracking.trajectory import TRAJECTORY, Trajectory
 
 TEXT, EVALUATION = "text", "evaluation.safetensors"

@@ -16,9 +16,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import sys
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,37 +27,40 @@ from jaxtyping import Int
 from torch import Tensor
 
 from induction_lens import checks
-from induction_lens.ablation.each_head import ablate_each_head
-from induction_lens.ablation.methods import MAIN_METHOD, METHODS, Method, PatternPreserving
-from induction_lens.detectors import DETECTORS, TargetMass, measure, prompts, score_heads
-from induction_lens.files import atomic_folder, output_folder, recover, tidy
-from induction_lens.inputs.tokens import text_tokens
+from induction_lens.ablation.methods import Method
+from induction_lens.detectors import DETECTORS
+from induction_lens.files import atomic_folder, atomic_path, output_folder, recover, tidy
 from induction_lens.locks import Lock, locked
-from induction_lens.metrics import choose_positions, icl_per_sequence, per_token_loss
-from induction_lens.models import best_device, check_device, toy_weights, weights_hash
+from induction_lens.models import check_device
 from induction_lens.progress import progress_bar
-from induction_lens.seals import read_json, read_tensors, save_tensors, tokens_digest, write_json
-from induction_lens.toys.model import ToyConfig
-from induction_lens.toys.snapshots import CONFIG, Snapshot, list_snapshots, load, read_snapshot
+from induction_lens.seals import read_json, read_tensors, save_tensors, write_json
+from induction_lens.tracking.choice import Checkpoints
+from induction_lens.tracking.engines import Engine, Result, as_engine, measure_moment
+from induction_lens.tracking.measures import (
+    N_SEQUENCES,
+    Asked,
+    Material,
+    ModelInfo,
+    Settings,
+)
+from induction_lens.tracking.moments import Moment, PastMoment, Source, Trackable, source_of
 from induction_lens.tracking.trajectory import TRAJECTORY, Trajectory
 from induction_lens.training.loop import TrainingRun
-from induction_lens.training.run_folder import SNAPSHOTS
 
 ABOUT, MEASURES = "point.json", "measures.safetensors"
 TRACKED, POINTS = "tracked", "points"
 """Folder of a run's measures, where they are kept with the run; and of the snapshots' in that."""
-SEQ_LEN = 512
-"""Tokens in a sequence of text, BOS included, where the context is not shorter."""
+MODEL = "model.json"
+"""What model the measures are of, where that is known only once one is loaded."""
+DOWNLOADS = "checkpoints"
+"""Folder of the checkpoints that are downloaded, in the folder of the measures."""
 _REMEDY = "delete the folder of the point, and it is measured again"
 LOCK = ".tracking.lock"
 """What keeps a second process from measuring into the same folder."""
-N_SEQUENCES = 512
-"""Sequences of text. With 128, the change of a model went unfound in two of sixteen draws of
-sequences, and the intervals of plain and smeared keys could overlap."""
 
 
 def track(
-    run: str | Path | TrainingRun,
+    run: str | Path | TrainingRun | Trackable | Iterable[Any],
     *,
     out: str | Path,
     text: Int[Tensor, "sequence pos"] | None = None,
@@ -71,17 +74,23 @@ def track(
     window: int = 10,
     seed: int = 0,
     device: torch.device | str | None = None,
+    checkpoints: Checkpoints | None = None,
+    keep: bool = False,
+    engine: Engine | str = "local",
     resume: bool = True,
     progress: bool = True,
 ) -> Trajectory:
-    """Measure every snapshot of a training run.
+    """Measure a model at many moments of its training.
 
-    Snapshots are loaded one at a time. What is measured of each goes to `out/points/step-…` at once
+    Models are loaded one at a time. What is measured of each goes to `out/points/step-…` at once
     and is kept; the whole goes to `out/trajectory.parquet`. Called again after an interruption, or
-    when there are more snapshots, it measures those that are missing.
+    when there are more of them, it measures those that are missing.
 
     Args:
-        run: A run, its folder, or a folder of snapshots.
+        run: A run, its folder, or a folder of snapshots; a suite of checkpoints
+            (`induction_lens.suites.suite`), of which one at a time is downloaded, measured and
+            deleted; or hooked models as they come, as `(step, tokens seen, model)`, such as a
+            training loop yields.
         out: Folder for the measures.
         text: Sequences to measure on, BOS at position 0; None draws held-out Python source, in
             sequences of 512 tokens, or as many as a shorter context holds.
@@ -99,6 +108,11 @@ def track(
         window: Positions averaged on each side of both; made smaller where there is no room.
         seed: Seed of the text, the prompts, the choice of tokens, and of resample ablation.
         device: Where to run; None chooses as `load` does: CUDA, else Apple's MPS, else the CPU.
+        checkpoints: Which of many: `log:40` takes 40 that are even in the logarithm of the step,
+            `linear:40` and `every:5` likewise, a list names steps; None: all. Not for models that
+            come one by one.
+        keep: Whether downloaded checkpoints stay in `out/checkpoints`.
+        engine: Who measures: `local`, this process; or `ray`, the machines of a Ray cluster.
         resume: Keep what was measured already; False measures everything again.
         progress: Show a bar on stderr where it takes over two seconds.
 
@@ -106,13 +120,13 @@ def track(
         The trajectory, equal to what `Trajectory.read` reads from `out/trajectory.parquet`.
 
     Warns:
-        UserWarning: Snapshots of different steps have the same weights.
+        UserWarning: Models of different steps have the same weights.
 
     Raises:
-        ValueError: There are no snapshots, or they are of different models; an option is out of
-            range; the run has no tokenizer to draw text with; a file is damaged; another process
-            measures into `out`; or `out` holds measures of another run, of other text, or made
-            with other options.
+        ValueError: There are no checkpoints, or they are of different models; an option is out of
+            range; the hub or the cluster does not answer; the run has no tokenizer to draw text
+            with; a file is damaged; another process measures into `out`; or `out` holds measures of
+            another run, of other text, or made with other options.
 
     Examples:
         >>> tokens = il.repeated_random_tokens(il.load("toy-2l"), n_sequences=8)
@@ -126,225 +140,157 @@ def track(
     """
     checks.flag("resume", resume)
     checks.flag("progress", progress)
+    checks.flag("keep", keep)
     check_device(device)
+    engine = as_engine(engine)
     out = output_folder(out)
-    snapshots = snapshots_of(run)
-    config = snapshots[0].config
-    text = None if text is None else _checked_text(text, config)
-    length = _length(config) if text is None else text.shape[1]
-    where = choose_positions(length, early=early, late=late, window=window)
-    settings = _Settings(
-        text=None if text is None else tokens_digest(text),
-        n_sequences=n_sequences if text is None else len(text),
+    source = source_of(run, checkpoints, work=out / DOWNLOADS, keep=keep)
+    asked = Asked(
+        text=text,
+        n_sequences=n_sequences,
         n_prompts=n_prompts,
         n_ablated=n_ablated,
         n_examples=n_examples,
-        methods=_checked_methods(methods, attn_only=config.attn_only),
-        **dataclasses.asdict(where),
+        methods=methods,
+        early=early,
+        late=late,
+        window=window,
         seed=seed,
     )
+    if source.info is not None:
+        asked.settled(source.info)
     out.mkdir(parents=True, exist_ok=True)
     with locked(out / LOCK) as lock:
         _tidy(out, resume=resume)
-        _measure_missing(snapshots, lock, text, settings, device=device, progress=progress)
-        trajectory = _join(out / POINTS, snapshots, settings)
+        points = _Points(lock, asked, source.info)
+        moments = _measure_missing(source, points, engine=engine, device=device, progress=progress)
+        trajectory = _join(points, source, moments)
         lock.check()
         trajectory.save(out / TRAJECTORY)
     _warn_of_equal_weights(trajectory)
     return trajectory
 
 
+class _Points:
+    """The measures of a run on disk, moment by moment, in the folder of a lock."""
+
+    def __init__(self, lock: Lock, asked: Asked, info: ModelInfo | None) -> None:
+        self.lock = lock
+        self.folder = lock.path.parent / POINTS
+        self.asked = asked
+        self.known = info
+        if info is None:
+            self.known = _read_info(lock.path.parent)
+        self.evaluations: set[str] = set()
+
+    @property
+    def info(self) -> ModelInfo:
+        """The model of the run, once one was seen."""
+        assert self.known is not None
+        return self.known
+
+    @property
+    def settings(self) -> Settings:
+        """What the measures depend on."""
+        return self.asked.settled(self.info)
+
+    def is_there(self, moment: Moment) -> bool:
+        """Whether a moment is measured, as it is wanted."""
+        if self.known is None:
+            return False
+        about = _read_about(self.folder, moment, self.settings)
+        if about is not None:
+            self.evaluations.add(about["evaluation"])
+        return about is not None
+
+    def measure(self, moment: Moment, material: Material | None, device: Any) -> Result:
+        """Measure a moment here, and keep what comes out."""
+        options = {"info": self.known, "material": material, "device": device}
+        result = measure_moment(moment, self.asked, **options)
+        self.keep(moment, result)
+        return result
+
+    def keep(self, moment: Moment, result: Result) -> None:
+        """Write what came out of a moment."""
+        if self.known is None:
+            _write_info(self.lock.path.parent, result.info)
+            self.known = result.info
+        evaluation = result.material.digest()
+        _check_evaluation(self.folder, self.evaluations, evaluation)
+        wanted = _wanted(moment, self.settings)
+        about = {"evaluation": evaluation, "weights": result.weights, **wanted}
+        self.lock.check()
+        _write_point(self.folder, moment, result.measures, about)
+
+
 def _measure_missing(
-    snapshots: Sequence[Snapshot],
-    lock: Lock,
-    text: Tensor | None,
-    settings: _Settings,
-    *,
-    device: torch.device | str | None,
-    progress: bool,
-) -> None:
-    """Make the points that are not there yet, in the folder of the lock."""
-    points = lock.path.parent / POINTS
-    known = [_read_about(points, snapshot, settings) for snapshot in snapshots]
-    missing = [s for s, about in zip(snapshots, known, strict=True) if about is None]
-    evaluations = {about["evaluation"] for about in known if about is not None}
-    material = None
-    title = "snapshots" if progress else None
-    with progress_bar(title, len(missing), unit="snapshot") as done:
-        for snapshot in missing:
-            model = load(snapshot, device=best_device() if device is None else device)
-            if material is None:
-                material = _draw(model, text, settings)
-                _check_evaluation(points, evaluations, material)
-            measures = _measure(model, material, settings)
-            about = {
-                "evaluation": material.digest(),
-                "weights": weights_hash(model),
-                **_wanted(snapshot, settings),
-            }
-            lock.check()
-            _write_point(points, snapshot, measures, about)
+    source: Source, points: _Points, *, engine: Engine, device: Any, progress: bool
+) -> list[Moment]:
+    """Make the points that are not there yet; all moments of the run."""
+    if not isinstance(source.moments, Sequence):
+        return _measure_passing(source.moments, points, progress=progress)
+    moments = list(source.moments)
+    missing = [moment for moment in moments if not points.is_there(moment)]
+    title = "checkpoints" if progress else None
+    n_done = len(moments) - len(missing)
+    _say(source.note and f"{source.note}; {n_done} of {len(moments)} are measured", progress)
+    with progress_bar(title, len(missing), unit="checkpoint") as done:
+        if not missing:
+            return moments
+        first, *others = missing
+        # the first one here: it shows which model this is, what to measure on, and the time
+        result = points.measure(first, None, device)
+        done(1)
+        estimate = _estimated(result.seconds, len(others), points, engine)
+        _say(source.note and estimate, progress)
+        rest = engine.measured(
+            others, points.asked, info=points.info, material=result.material, device=device
+        )
+        for moment, found in rest:
+            points.keep(moment, found)
             done(1)
+    return moments
 
 
-@dataclass(frozen=True)
-class _Settings:
-    """Everything but the weights that the numbers depend on."""
-
-    text: str | None
-    n_sequences: int
-    n_prompts: int
-    n_ablated: int
-    n_examples: int
-    methods: tuple[str, ...]
-    early: int
-    late: int
-    window: int
-    seed: int
-
-    def __post_init__(self) -> None:
-        """Check everything, and make plain numbers of NumPy's."""
-        for name in ("n_sequences", "n_prompts", "n_ablated", "n_examples"):
-            number = checks.whole_number(name, getattr(self, name), least=1)
-            object.__setattr__(self, name, number)
-        object.__setattr__(self, "seed", checks.seed(self.seed))
+def _measure_passing(passing: Iterable[Moment], points: _Points, *, progress: bool) -> list[Moment]:
+    """Measure models as they come; without the models, what is known of them afterwards."""
+    seen: list[Moment] = []
+    material = None
+    with progress_bar("models" if progress else None, 0, unit="model") as done:
+        for moment in passing:
+            if points.known is None:
+                with moment.opened(None) as model:
+                    _write_info(points.lock.path.parent, ModelInfo.of(model))
+                    points.known = ModelInfo.of(model)
+            if not points.is_there(moment):
+                material = points.measure(moment, material, None).material
+            seen.append(PastMoment(moment.step, moment.tokens_seen))
+            done(1)
+    if not seen:
+        raise ValueError(
+            "expected at least one model, got none; hand over (step, tokens seen, model)"
+        )
+    return seen
 
 
-@dataclass(frozen=True)
-class _Material:
-    """What every snapshot is measured on."""
-
-    text: Int[Tensor, "sequence pos"]
-    prompts: Int[Tensor, "prompt prompt_pos"]
-    # indices into the losses [sequence, pos - 1] of positions 1 and later, flattened
-    examples: Int[Tensor, " example"]
-
-    def digest(self) -> str:
-        return tokens_digest(self.text, self.prompts, self.examples)
-
-
-def held_out_text(
-    model: Any, *, n_sequences: int = N_SEQUENCES, seed: int = 0
-) -> Int[Tensor, "sequence pos"]:
-    """The text that `track` draws for a toy model where none is given."""
-    length = _length(model.toy_config)
-    return text_tokens(model, n_sequences=n_sequences, seq_len=length, seed=seed)
-
-
-def _length(config: ToyConfig) -> int:
-    return min(SEQ_LEN, config.n_ctx)
-
-
-def _draw(model: Any, text: Tensor | None, settings: _Settings) -> _Material:
-    if text is None:
-        text = held_out_text(model, n_sequences=settings.n_sequences, seed=settings.seed)
-    n_losses = len(text) * (text.shape[1] - 1)
-    # as in the runs that ship, with which others are compared
-    random = prompts(model, n_sequences=settings.n_prompts, seed=settings.seed, one_length=True)
-    generator = torch.Generator().manual_seed(settings.seed)
-    chosen = torch.randperm(n_losses, generator=generator, device="cpu")[: settings.n_examples]
-    return _Material(
-        text=text.cpu(),
-        prompts=random.cpu(),
-        examples=chosen.sort().values,
+def _estimated(seconds: float, n: int, points: _Points, engine: Engine) -> str:
+    """What the rest is: sequences through the model, and the time, from that of the first."""
+    settings, config = points.settings, points.info.config
+    n_heads = config["n_layers"] * config["n_heads"]
+    ablated = len(settings.methods) * n_heads * min(settings.n_ablated, settings.n_sequences)
+    sequences = settings.n_sequences + settings.n_prompts + ablated
+    hours, minutes = divmod(round(seconds * n / 60), 60)
+    rest = f"{hours} h {minutes} min" if hours else f"{minutes} min"
+    by = "" if engine.name == "local" else f" by one worker of {engine.name}"
+    return (
+        f"each is at most {sequences:,} sequences through the model; the first took {seconds:.1f} "
+        f"s, the other {n} take about {rest}{by}"
     )
 
 
-def _measure(model: Any, material: _Material, settings: _Settings) -> dict[str, Tensor]:
-    """All that is measured of one snapshot, by the names of `Trajectory`."""
-    text = material.text
-    random = material.prompts
-    losses = per_token_loss(model, text, progress=False)
-    predicted = losses[:, 1:].double()
-    measures = {
-        "held_out_loss": predicted.mean().float(),
-        "icl": icl_per_sequence(losses, settings.early, settings.late, window=settings.window),
-        "loss_by_position": losses.double().mean(0).float(),
-        "token_losses": losses[:, 1:].flatten()[material.examples].half(),
-        "induction_by_sequence": _induction_by_sequence(model, random),
-    }
-    scores = score_heads(model, tokens=random, text=text, shuffled_null=False, progress=False)
-    measures |= {f"scores.{name}": score.values for name, score in scores.items()}
-    for method in settings.methods:
-        effects = ablate_each_head(
-            model,
-            text[: settings.n_ablated],
-            method=method,
-            seed=settings.seed,
-            early=settings.early,
-            late=settings.late,
-            window=settings.window,
-            estimator="paper",  # as in the runs that ship
-            progress=False,
-        )
-        measures[f"effects.{method}"] = effects.values
-    config = model.toy_config
-    if config.smeared_keys:
-        weights = toy_weights(model)
-        alphas = [weights[f"blocks.{layer}.attn.smear"] for layer in range(config.n_layers)]
-        measures["smear"] = torch.stack(alphas).detach().float().sigmoid()
-    return {name: value.cpu().contiguous() for name, value in measures.items()}
-
-
-def _induction_by_sequence(model: Any, random: Tensor) -> Tensor:
-    """[layer head prompt]: the induction score on each prompt alone."""
-    mass = TargetMass(model, random, ["induction"])
-    measure(model, random, [mass])
-    return mass.by_sequence("induction")
-
-
-def snapshots_of(run: str | Path | TrainingRun) -> Sequence[Snapshot]:
-    """The snapshots of a run, of its folder, or of a folder of snapshots, by step.
-
-    Raises:
-        ValueError: There are none, or they are of different models.
-    """
-    if isinstance(run, TrainingRun):
-        snapshots = run.snapshots
-        where = "a run that kept none"
-    else:
-        folder = checks.path("run", run)
-        inside = folder / SNAPSHOTS
-        if not inside.is_dir() and (folder / CONFIG).is_file():
-            found = read_snapshot(folder)  # refuses models of others, with what to do instead
-            raise ValueError(
-                f"expected a training run, got {folder}, the snapshot of step {found.step}; name "
-                "the folder that the step-... folders are in"
-            )
-        snapshots = list_snapshots(inside if inside.is_dir() else folder)
-        where = f"{folder} without any"
-    if not snapshots:
-        raise ValueError(
-            f"expected a training run with snapshots, got {where}; train with out=..., or name the "
-            "folder that holds the step-... folders"
-        )
-    for snapshot in snapshots:
-        if snapshot.config != snapshots[0].config:
-            raise ValueError(
-                f"expected snapshots of one model, got another configuration in {snapshot.path} "
-                f"than in {snapshots[0].path}; track each run by itself"
-            )
-    return snapshots
-
-
-def _checked_methods(methods: Sequence[Method | str] | None, *, attn_only: bool) -> tuple[str, ...]:
-    if methods is None:
-        return (PatternPreserving.name if attn_only else MAIN_METHOD,)
-    return tuple(checks.some_of("methods", methods, METHODS))
-
-
-def _checked_text(text: Any, config: ToyConfig) -> Tensor:
-    remedy = "give token ids, as `text_tokens` makes them"
-    text = checks.tensor("text", text, axes=["sequence", "pos"], whole=True, remedy=remedy)
-    least = int(text.min())
-    most = int(text.max())
-    if text.shape[1] > config.n_ctx or least < 0 or most >= config.d_vocab:
-        raise ValueError(
-            f"expected text of at most {config.n_ctx} tokens a sequence, with ids from 0 to "
-            f"{config.d_vocab - 1}, got {text.shape[1]} tokens with ids from {least} to {most}; "
-            "cut it, and encode it with the model's tokenizer"
-        )
-    return text
+def _say(line: str, progress: bool) -> None:
+    if line and progress:
+        print(line, file=sys.stderr)
 
 
 def _tidy(out: Path, *, resume: bool) -> None:
@@ -352,24 +298,37 @@ def _tidy(out: Path, *, resume: bool) -> None:
     tidy(out)
     tidy(out / POINTS)
     if not resume:
+        (out / MODEL).unlink(missing_ok=True)
         for point in out.glob(f"{POINTS}/step-*"):
             shutil.rmtree(point)
 
 
-def _wanted(snapshot: Snapshot, settings: _Settings) -> dict[str, Any]:
+def _read_info(out: Path) -> ModelInfo | None:
+    """What model the points in a folder are of, where that was written down."""
+    if not (out / MODEL).is_file():
+        return None
+    return ModelInfo(**read_json(out / MODEL, remedy="pass resume=False to measure again"))
+
+
+def _write_info(out: Path, info: ModelInfo) -> None:
+    with atomic_path(out / MODEL) as temporary:
+        write_json(temporary, dataclasses.asdict(info))
+
+
+def _wanted(moment: Moment, settings: Settings) -> dict[str, Any]:
     """What a point has to have been made from, as JSON reads it back."""
     options = {**dataclasses.asdict(settings), "detectors": DETECTORS}
-    return json.loads(json.dumps({"weights_file": snapshot.sha256, **options}))
+    return json.loads(json.dumps({"weights_file": moment.digest, **options}))
 
 
-def _read_about(points: Path, snapshot: Snapshot, settings: _Settings) -> dict[str, Any] | None:
-    """What is known of a snapshot's point; None where it is not made yet."""
-    path = points / snapshot.path.name / ABOUT
+def _read_about(points: Path, moment: Moment, settings: Settings) -> dict[str, Any] | None:
+    """What is known of a moment's point; None where it is not made yet."""
+    path = points / moment.key / ABOUT
     recover(path.parent)
     if not path.is_file():
         return None
     about = read_json(path, remedy=_REMEDY)
-    wanted = _wanted(snapshot, settings)
+    wanted = _wanted(moment, settings)
     differs = [name for name in wanted if about.get(name) != wanted[name]]
     differs += [name for name in ("evaluation", "weights") if not isinstance(about.get(name), str)]
     if differs:
@@ -381,8 +340,8 @@ def _read_about(points: Path, snapshot: Snapshot, settings: _Settings) -> dict[s
     return about
 
 
-def _check_evaluation(points: Path, evaluations: set[str], material: _Material) -> None:
-    if evaluations - {material.digest()}:
+def _check_evaluation(points: Path, evaluations: set[str], drawn: str) -> None:
+    if evaluations - {drawn}:
         raise ValueError(
             f"expected the measures in {points} to be of the text that is drawn here, got other "
             "text or prompts (another Python version has other source files); use another folder, "
@@ -391,16 +350,16 @@ def _check_evaluation(points: Path, evaluations: set[str], material: _Material) 
 
 
 def _write_point(
-    points: Path, snapshot: Snapshot, measures: dict[str, Tensor], about: dict[str, Any]
+    points: Path, moment: Moment, measures: dict[str, Tensor], about: dict[str, Any]
 ) -> None:
-    with atomic_folder(points / snapshot.path.name) as fresh:
+    with atomic_folder(points / moment.key) as fresh:
         save_tensors(fresh / MEASURES, measures)
         write_json(fresh / ABOUT, about)
 
 
-def _join(points: Path, snapshots: Sequence[Snapshot], settings: _Settings) -> Trajectory:
-    """The points of all snapshots as one trajectory."""
-    folders = [points / snapshot.path.name for snapshot in snapshots]
+def _join(points: _Points, source: Source, moments: Sequence[Moment]) -> Trajectory:
+    """The points of all moments as one trajectory."""
+    folders = [points.folder / moment.key for moment in moments]
     abouts = [read_json(folder / ABOUT, remedy=_REMEDY) for folder in folders]
     by_point = [read_tensors(folder / MEASURES, remedy=_REMEDY)[0] for folder in folders]
     for folder, point in zip(folders, by_point, strict=True):
@@ -409,14 +368,14 @@ def _join(points: Path, snapshots: Sequence[Snapshot], settings: _Settings) -> T
                 f"expected the measures of {folders[0]} in {folder} too, got others; {_REMEDY}"
             )
     joined = {name: torch.stack([point[name] for point in by_point]) for name in by_point[0]}
-    config = snapshots[0].config
-    losses = [snapshot.extra.get("loss", float("nan")) for snapshot in snapshots]
+    settings = points.settings
+    losses = [moment.loss for moment in moments]
     return Trajectory(
-        name=_name_of(snapshots[0]),
-        config=config.to_dict(),
-        seed=config.seed,
-        steps=torch.tensor([snapshot.step for snapshot in snapshots], device="cpu"),
-        tokens_seen=torch.tensor([snapshot.tokens_seen for snapshot in snapshots], device="cpu"),
+        name=source.name,
+        config=points.info.config,
+        seed=source.seed,
+        steps=torch.tensor([moment.step for moment in moments], device="cpu"),
+        tokens_seen=torch.tensor([moment.tokens_seen for moment in moments], device="cpu"),
         training_loss=torch.tensor(losses, dtype=torch.float32, device="cpu"),
         held_out_loss=joined["held_out_loss"],
         icl=joined["icl"],
@@ -431,14 +390,8 @@ def _join(points: Path, snapshots: Sequence[Snapshot], settings: _Settings) -> T
         smear=joined.get("smear"),
         weights=tuple(about["weights"] for about in abouts),
         evaluation=abouts[0]["evaluation"],
-        clamp=tuple(snapshots[-1].extra.get("clamp", ())),
+        clamp=source.clamp,
     )
-
-
-def _name_of(snapshot: Snapshot) -> str:
-    """The name of the folder of a snapshot's run."""
-    folder = snapshot.path.resolve().parent
-    return folder.parent.name if folder.name == "snapshots" else folder.name
 
 
 def _warn_of_equal_weights(trajectory: Trajectory) -> None:

@@ -14,11 +14,14 @@ from induction_lens.toys import snapshots
 from induction_lens.toys.model import ToyConfig, build_toy
 from induction_lens.tracking import measured_run, read_run
 from induction_lens.tracking.final_model import measure_end, read_end
-from induction_lens.tracking.track import held_out_text, track
+from induction_lens.tracking.measures import held_out_text
+from induction_lens.tracking.track import track
 from induction_lens.tracking.trajectory import Trajectory
 
 runs = importlib.import_module("induction_lens.tracking.runs")
 tracking = importlib.import_module("induction_lens.tracking.track")
+measures = importlib.import_module("induction_lens.tracking.measures")
+engines = importlib.import_module("induction_lens.tracking.engines")
 TRAINING = torch.arange(300).view(10, 30) % 31
 
 
@@ -30,7 +33,7 @@ def _text_in_no_time(monkeypatch):
         generator = torch.Generator().manual_seed(seed)
         return torch.randint(1, model.cfg.d_vocab, (5, seq_len), generator=generator)
 
-    monkeypatch.setattr(tracking, "text_tokens", drawn)
+    monkeypatch.setattr(measures, "text_tokens", drawn)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +56,7 @@ def run(model, tmp_path) -> Path:
 def counted(monkeypatch) -> Counter:
     """How often the end, and each snapshot, was measured."""
     made = Counter()
-    end, snapshot = runs.measure_end, tracking._measure
+    end, snapshot = runs.measure_end, engines.measure_model
 
     def count_end(*arguments, **options):
         made["end"] += 1
@@ -64,7 +67,7 @@ def counted(monkeypatch) -> Counter:
         return snapshot(*arguments, **options)
 
     monkeypatch.setattr(runs, "measure_end", count_end)
-    monkeypatch.setattr(tracking, "_measure", count_snapshot)
+    monkeypatch.setattr(engines, "measure_model", count_snapshot)
     return made
 
 

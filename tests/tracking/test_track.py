@@ -38,6 +38,7 @@ from induction_lens.training.loop import TrainingRun, train
 from tests.reference_model import induction_circuit
 
 track_module = importlib.import_module("induction_lens.tracking.track")
+moments_module = importlib.import_module("induction_lens.tracking.moments")
 
 CONFIG = ToyConfig(
     n_layers=2, d_model=12, n_heads=3, d_vocab=31, n_ctx=41, smeared_keys=True, seed=5
@@ -276,7 +277,7 @@ def loads(monkeypatch) -> list[int]:
         steps.append(snapshot.step)
         return snapshots.load(snapshot, **options)
 
-    monkeypatch.setattr(track_module, "load", counted)
+    monkeypatch.setattr(moments_module, "load", counted)
     return steps
 
 
@@ -494,8 +495,8 @@ def test_a_snapshot_is_no_run(run, tmp_path):
         ({"progress": 1}, "progress to be True or False, got 1"),
         ({"device": "gpu"}, "device"),
         ({"out": None}, "the output folder to be the path of a file or folder, got None"),
-        ({"run": None}, "run to be the path of a file or folder, got None"),
-        ({"run": 3}, "run to be the path of a file or folder, got 3"),
+        ({"run": None}, "run to be a training run, a suite, or models as .* got None"),
+        ({"run": 3}, "run to be a training run, a suite, or models as .* got 3"),
         ({"text": TEXT.float()}, r"text to be a tensor of whole numbers \[sequence pos\]"),
         ({"text": TEXT[0]}, "text to be a tensor of whole numbers"),
         ({"text": TEXT + 1}, "with ids from 0 to 30, got 37 tokens with ids from 1 to 31"),
@@ -549,7 +550,7 @@ def test_a_folder_that_vanishes_is_an_error(run, monkeypatch, tmp_path):
             shutil.rmtree(out)
         return snapshots.load(snapshot, **options)
 
-    monkeypatch.setattr(track_module, "load", loaded)
+    monkeypatch.setattr(moments_module, "load", loaded)
     with pytest.raises(ValueError, match=r"out to stay while it is written to, got it removed"):
         track(run, out=out, **OPTIONS)
     assert not out.exists()

@@ -6,10 +6,11 @@ models without a tokenizer, get the nearest thing to it; each departure is a sen
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
@@ -183,8 +184,10 @@ def example_of(model: Model, head: Head, data: Data) -> Example:
 def _about(text: Source | None) -> str:
     if text is None:
         return "held-out source files of the Python standard library"
-    items = text.items if isinstance(text, TextSource) else TextSource(text).items
-    names = [str(item) for item in items]
+    source = text.source if isinstance(text, TextSource) else text
+    if not isinstance(source, (str, Path, Sequence)):  # a column, or an iterator that has been read
+        return "text passed by the caller"
+    names = [str(item) for item in TextSource(source).items]
     if any("\n" in name or len(name) > 200 for name in names):
         return "text passed by the caller"
     return f"text from {', '.join(names)}"

@@ -1,0 +1,178 @@
+"""The battery of a family against the functions that measure one model, and trends against sums."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+import torch
+
+import induction_lens as il
+from induction_lens.heads import THRESHOLD
+from induction_lens.metrics import choose_positions
+from induction_lens.models import toy_weights
+from induction_lens.suites import family, trend
+from induction_lens.suites.family import PREDICTED, block_parameters
+from tests.hf_folders import CONFIGS, hugging_face_model, random_model
+
+NAMES = ["toy-2l", "toy-1l", "toy-2l-narrow"]
+
+
+@pytest.fixture(scope="module")
+def found():
+    return family(NAMES, n_sequences=12, n_controls=3, progress=False)
+
+
+def test_each_row_is_what_the_functions_for_one_model_give(found):
+    assert [one.name for one in found.members] == ["toy-1l", "toy-2l-narrow", "toy-2l"]
+    row = found.to_frame().set_index("model").loc["toy-2l"]
+    model = il.load("toy-2l")
+    text = il.sample_text(model, n_sequences=12)
+    losses = il.per_token_loss(model, text.tokens)
+    assert row["loss"] == pytest.approx(float(losses[:, 1:].mean()), abs=1e-5)
+    at = choose_positions(512)
+    late = losses[:, at.late - at.window : at.late + at.window + 1].mean(1)
+    early = losses[:, at.early - at.window : at.early + at.window + 1].mean(1)
+    assert row["icl_paper"] == pytest.approx(float((late - early).mean()), abs=1e-5)
+    scores = il.score_heads(model)
+    above = scores["induction"].above(THRESHOLD)
+    assert row["above"] == len(above) > 0
+    assert row["share_above"] == len(above) / 16
+    assert row["depth"] == sum(head.layer for head in above) / len(above) / 1
+    pairs = [
+        (scores["induction"].values[layer, head], scores["copying_weights"].values[layer, head])
+        for layer in range(2)
+        for head in range(8)
+    ]
+    x, y = (torch.tensor([pair[i] for pair in pairs], dtype=torch.float64) for i in (0, 1))
+    x, y = x - x.mean(), y - y.mean()
+    expected = float((x * y).sum() / (x.square().sum() * y.square().sum()).sqrt())
+    assert row["copying_correlation"] == pytest.approx(expected, abs=1e-6)
+    study = il.ablate(
+        model,
+        above,
+        text,
+        n_controls=3,
+        early=at.early,
+        late=at.late,
+        window=at.window,
+        estimator="matched-target",
+    )
+    assert row["icl"] == pytest.approx(study.clean.value, abs=1e-6)
+    assert row["removed"] == pytest.approx(-study.effect.value / study.clean.value, abs=1e-6)
+    controls = [control.effect.value for control in study.controls]
+    expected = -sum(controls) / 3 / study.clean.value
+    assert row["control_removed"] == pytest.approx(expected, abs=1e-6)
+    assert row["p_value"] == study.rank / 4
+
+
+def test_a_model_without_induction_heads_has_no_depth(found):
+    row = found.to_frame().set_index("model").loc["toy-1l"]
+    assert row["above"] == 0
+    assert math.isnan(row["depth"])
+    assert row["knocked_out"] == str(il.score_heads(il.load("toy-1l"))["induction"].top(1)[0][0])
+
+
+def test_parameters_are_those_of_the_matrices_in_blocks():
+    model = il.load("toy-2l")
+    weights = toy_weights(model)
+    expected = sum(
+        weight.numel()
+        for name, weight in weights.items()
+        if "blocks" in name and any(f".W_{letter}" in name for letter in "QKVO")
+    )
+    assert block_parameters(model) == expected
+    for name in CONFIGS:
+        theirs = sum(
+            parameter.numel()
+            for key, parameter in random_model(CONFIGS[name]).named_parameters()
+            if parameter.ndim == 2 and (".h." in key or "layers." in key)
+        )
+        assert block_parameters(hugging_face_model(name)) == theirs, name
+
+
+def test_a_trajectory_gives_the_midpoint_over_the_predicted_one():
+    from induction_lens.reports.training.runs import SHIPPED
+
+    run = il.tracking.Trajectory.read(SHIPPED / "phase-2l-seed-0")
+    found = family(["toy-2l"], n_sequences=4, n_controls=0, trajectories={"toy-2l": run})
+    [member] = found.members
+    midpoint = il.dynamics.phase_change(run).midpoint
+    assert member.midpoint == midpoint
+    per_step = float(run.tokens_seen[-1]) / float(run.steps[-1])
+    expected = midpoint.value / (10**5.7 * math.sqrt(per_step))
+    assert found.to_frame()["midpoint_over_predicted"][0] == pytest.approx(expected)
+    assert pytest.approx(501187.2, rel=1e-6) == PREDICTED
+    assert math.isnan(member.control_removed)
+
+
+def test_the_slope_and_its_interval_are_those_of_least_squares():
+    x, y = (
+        torch.tensor([6.0, 7, 7, 8, 9]).double(),
+        torch.tensor([0.1, 0.5, 0.2, 0.4, 0.9]).double(),
+    )
+    design = torch.stack([torch.ones(5).double(), x], 1)
+    coefficients = torch.linalg.solve(design.T @ design, design.T @ y)
+    residual = y - design @ coefficients
+    error = float((residual.square().sum() / 3 / (x - x.mean()).square().sum()).sqrt())
+    half = 3.182446305284263 * error  # Student's t with 3 degrees of freedom
+    found = trend((10**x).tolist(), y.tolist())
+    assert found.slope.value == pytest.approx(float(coefficients[1]))
+    assert found.slope.low == pytest.approx(float(coefficients[1]) - half)
+    assert found.slope.high == pytest.approx(float(coefficients[1]) + half)
+    assert found.constant == (found.p_value > 0.05)
+
+
+def test_two_models_show_no_trend():
+    found = trend([1e6, 1e7], [0.1, 0.3])
+    assert found.slope.value == pytest.approx(0.2)
+    assert math.isinf(found.slope.low)
+    assert found.constant
+    assert math.isnan(trend([1e6, 1e6], [0.1, 0.3]).slope.value)
+    assert trend([1e6, 1e7, 1e8], [0.1, math.nan, 0.3]).slope.n == 2
+
+
+def test_how_often_intervals_of_flat_families_hold_zero():
+    generator = torch.Generator().manual_seed(0)
+    sizes = [10.0**k for k in (5, 5.5, 6, 6.5, 7, 7.5)]
+    held = [
+        trend(sizes, torch.randn(6, generator=generator).tolist()).constant for _ in range(1000)
+    ]
+    assert 0.93 < sum(held) / len(held) < 0.97
+
+
+@pytest.mark.parametrize(
+    ("models", "options", "said"),
+    [
+        ([], {}, "one or more models"),
+        (["toy-1l", "toy-1l"], {}, "name each once"),
+        (
+            ["toy-1l"],
+            {"trajectories": {"toy-1": None}},
+            "the trajectory of toy-1 to be a Trajectory",
+        ),
+        (["toy-1l"], {"n_sequences": 1}, "n_sequences"),
+        (["toy-1"], {}, "did you mean 'toy-1l'"),
+    ],
+)
+@pytest.mark.usefixtures("_as_users_call")
+def test_bad_families_are_one_line(models, options, said):
+    with pytest.raises(ValueError, match=said) as told:
+        family(models, **options)
+    assert "\n" not in str(told.value)
+
+
+def test_the_page_shows_every_model_and_writes_the_data(found, tmp_path):
+    page = il.reports.save_family(found, tmp_path / "page")
+    html = page.read_text("utf-8")
+    for member in found.members:
+        assert member.name in html
+    assert re.search(r"<h1>3 models of 66k to \S+ parameters</h1>", html)
+    assert {path.name for path in page.parent.iterdir()} == {
+        *("index.html", "models.csv", "trends.csv")
+    }
+    assert {one.quantity for one in found.trends()} >= {"loss", "icl", "removed"}
+    figure = il.plots.against_size(found, "removed")
+    assert len(figure.data[0].x) == 3
+    assert figure.data[0].error_y.array[2] > 0
