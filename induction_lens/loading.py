@@ -46,8 +46,8 @@ def zoo() -> pd.DataFrame:
     """The models that ship with the package, one row each.
 
     Columns: `name`, `layers`, `heads` (per layer), `d_model`, `parameters`, `training_tokens`,
-    `held_out_loss` (nats per token), `icl_score` (windowed, nats) with `icl_low` and `icl_high`,
-    and `description`.
+    `held_out_loss` (nats per token), `icl_score` (by matched targets, nats) with `icl_low` and
+    `icl_high`, and `description`.
 
     Examples:
         >>> il.zoo()[["name", "layers", "heads", "parameters"]]

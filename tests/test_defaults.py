@@ -185,6 +185,19 @@ def _report(folder: Path, implementation: str) -> Any:
     return found.summary, found.scores, found.studies, found.windowed, found.notes
 
 
+def _circuits(folder: Path, implementation: str) -> Any:
+    model = _load(folder, implementation=implementation)
+    material = il.circuits.Material.of(model, n_sequences=3, n_texts=0)
+    return (
+        il.circuits.composition(model).to_frame().to_dict("list"),
+        il.circuits.qk_matching(model, _text(model)).to_frame().to_dict("list"),
+        il.circuits.path_patch(model, "0.1", "1.0", inputs="kqv", n_controls=1, material=material)
+        .to_frame()
+        .to_dict("list"),
+        il.circuits.term_importance(model, _text(model)),
+    )
+
+
 def _trained(folder: Path, implementation: str) -> Any:
     config = il.toys.ToyConfig(**SIZES)
     model = il.toys.build_toy(config, device="cpu", implementation=implementation)
@@ -226,13 +239,17 @@ FUNCTIONS = {
         _ablation,
         _ngrams,
         _report,
+        _circuits,
         _trained,
         _tracked,
         _dynamics,
     )
 }
 # Of one class only: the others run in both.
-EITHER = ("pretrained", "ablation", "report", "trained", "tracked", "dynamics", "ngrams", "tokens")
+EITHER = (
+    *("pretrained", "ablation", "report", "circuits", "trained"),
+    *("tracked", "dynamics", "ngrams", "tokens"),
+)
 CASES = [
     (name, implementation)
     for name in FUNCTIONS

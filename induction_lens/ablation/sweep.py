@@ -153,7 +153,7 @@ def _measured(
         measured = [i for i, some in enumerate(read) if some]
         if measured:
             places = [0, *(1 + chosen[i] for i in measured)]
-            into[torch.tensor(places)[:, None], rows, :n_pos] = _losses(
+            into[torch.tensor(places, device="cpu")[:, None], rows, :n_pos] = _losses(
                 model,
                 [ablations[chosen[i]] for i in measured],
                 [read[i] for i in measured],

@@ -187,7 +187,7 @@ class Composition:
         import pandas as pd
 
         _, n_layers, _, _, _ = self.raw.shape
-        later = torch.arange(n_layers)
+        later = torch.arange(n_layers, device="cpu")
         is_pair = (later[:, None] > later[None, :])[None, :, None, :, None].expand(self.raw.shape)
         kind, layer, head, earlier_layer, earlier_head = is_pair.nonzero(as_tuple=True)
         return pd.DataFrame(

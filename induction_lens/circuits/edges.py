@@ -109,7 +109,8 @@ class RandomKeys(Keys):
         drawn = []
         for number in numbers:
             generator = torch.Generator(device="cpu").manual_seed(self.seed * 1_000_003 + number)
-            noise = torch.rand(1, n_pos, n_pos, generator=generator, device="cpu")
+            size = (1, n_pos, n_pos)
+            noise = torch.rand(size, generator=generator, dtype=torch.float32, device="cpu")
             drawn.append(noise.argsort(-1))
         return torch.stack(drawn)
 

@@ -64,7 +64,9 @@ class IdealPreviousToken(_Ideal):
         """The key `q - 1`."""
         n_rows, n_pos = tokens.shape
         before = (torch.arange(n_pos, device=tokens.device) - 1).clamp_min(0)
-        return torch.eye(n_pos, device=tokens.device)[before].expand(n_rows, -1, -1)
+        return torch.eye(n_pos, dtype=torch.float32, device=tokens.device)[before].expand(
+            n_rows, -1, -1
+        )
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class IdealInduction(_Ideal):
     def pattern(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch query_pos key_pos"]:
         """Uniform over keys whose previous token is the current one."""
         n_rows, n_pos = tokens.shape
-        pattern = torch.zeros(n_rows, n_pos, n_pos, device=tokens.device)
+        pattern = torch.zeros(n_rows, n_pos, n_pos, device=tokens.device, dtype=torch.float32)
         row, query, key = targets_of(tokens)
         pattern[row, query, key] = 1
         pattern[..., 0] = (pattern.sum(-1) == 0).float()

@@ -135,8 +135,10 @@ def outcomes(
     device, n_rows = device_of(model), len(tokens)
     read_clean = read if clean is None else clean
     n_pos = tokens.shape[1] if scored else max(*read, *read_clean)
-    losses = torch.full((1 + len(edges), *tokens.shape), torch.nan, device="cpu")
-    scores = torch.full((2, len(edges), n_rows), torch.nan, device="cpu")
+    losses = torch.full(
+        (1 + len(edges), *tokens.shape), torch.nan, dtype=torch.float32, device="cpu"
+    )
+    scores = torch.full((2, len(edges), n_rows), torch.nan, dtype=torch.float32, device="cpu")
     other_tokens = patches.other.tokens(model, tokens)
     with run(model, tokens[:1, :n_pos].to(device), unembeds=True) as road:
         layers = by_layers(road)

@@ -223,7 +223,7 @@ def attended(
     """The attention on targets, summed over keys and heads, averaged over queries that have some;
     NaN for a sequence without targets."""
     row, query, _ = targets
-    has_targets = torch.zeros(tokens.shape, device=row.device)
+    has_targets = torch.zeros(tokens.shape, device=row.device, dtype=torch.float32)
     mass = has_targets.sum(1)
     has_targets[row, query] = 1
     for one in attention:

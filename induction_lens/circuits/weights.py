@@ -135,7 +135,8 @@ def _check_values(model: Model) -> None:
     sizes = shape(model)
     n_tokens = min(8, sizes.n_ctx)
     ids = ordinary_ids(model)
-    tokens = ids[torch.linspace(0, len(ids) - 1, n_tokens).long()][None].to(device_of(model))
+    chosen = torch.linspace(0, len(ids) - 1, n_tokens, dtype=torch.float32, device="cpu").long()
+    tokens = ids[chosen][None].to(device_of(model))
     layers = range(sizes.n_layers)
     entering: dict[int, Tensor] = {}
     values: dict[int, Tensor] = {}

@@ -13,7 +13,7 @@ from induction_lens.ablation import (
     layerwise,
     sweep,
 )
-from induction_lens.ablation import study as ablation
+from induction_lens.ablation.each_head import ablate_each_head
 from induction_lens.heads import Head
 from induction_lens.metrics import per_token_loss
 from induction_lens.models import (
@@ -115,12 +115,12 @@ def test_a_callers_hook_is_never_left_out(implementation):
     """The caller doubles a pattern: what is measured has to be the model with that hook."""
     model = _toy(implementation)
     options = dict(method="zero", early=4, late=17, progress=False)
-    plain = ablation.ablate_each_head(model, TOKENS, **options)
+    plain = ablate_each_head(model, TOKENS, **options)
     point = model.hook_dict[hook_name("z", 1)]
     point.add_hook(lambda z, hook: 2 * z)
     with run(model, TOKENS) as road:
         assert road.why_whole
-    hooked = ablation.ablate_each_head(model, TOKENS, **options)
+    hooked = ablate_each_head(model, TOKENS, **options)
     losses = per_token_loss(model, TOKENS)
     point.remove_hooks()
     assert not torch.allclose(plain.values, hooked.values, atol=1e-2)

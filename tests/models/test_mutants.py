@@ -15,6 +15,7 @@ import torch
 from induction_lens import metrics
 from induction_lens.ablation import context, controls, hooks, methods, outputs
 from induction_lens.ablation import study as ablation
+from induction_lens.ablation.each_head import ablate_each_head
 from induction_lens.detectors import attention, copying
 from induction_lens.dynamics import change, phase_change
 from induction_lens.estimates import Estimate, bootstrap_mean, short_number
@@ -257,7 +258,7 @@ def test_controls_are_measured_where_every_sequence_reaches():
 
 def test_one_sequence_has_an_effect_and_no_standard_error():
     options = dict(method="mean", early=4, late=17, progress=False)
-    scores = ablation.ablate_each_head(_toy(), _sequences(1), **options)
+    scores = ablate_each_head(_toy(), _sequences(1), **options)
     assert scores.sem is not None
     assert scores.sem.shape == (2, 3)
     assert scores.sem.isnan().all()
@@ -412,7 +413,7 @@ _AT = dict(early=50, late=500, window=0)  # the paper's
             ablation.ablate_by_methods,
             dict(methods=methods.METHODS, controlled=None, n_controls=20, **_STUDY, **_AT),
         ),
-        (ablation.ablate_each_head, dict(method="mean", **_STUDY, **_AT)),
+        (ablate_each_head, dict(method="mean", **_STUDY, **_AT)),
         (outputs.keep_outputs, dict(whole=False, batch_size=None, progress=None)),
         (hooks.Ablation, dict(outputs=outputs.NO_OUTPUTS)),
         (methods.Mean, dict(reference=None, per_position=False)),
