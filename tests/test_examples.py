@@ -35,6 +35,7 @@ def test_examples_are_short():
     assert lengths["own_detector.py"] < 40
 
 
+@pytest.mark.slow
 def test_find_heads_prints_the_scores_of_the_api(tmp_path):
     printed = run_example("find_heads", tmp_path)
     model = il.load("toy-2l")

@@ -440,6 +440,7 @@ def _interrupt(function, count):
 @pytest.mark.parametrize(
     "method", ["zero", pytest.param("mean", marks=pytest.mark.slow), "pattern-preserving"]
 )
+@pytest.mark.slow
 def test_an_interrupt_at_any_line_leaves_nothing_behind(method):
     model, tokens = _toy(None, n_layers=1, n_heads=2, smeared_keys=False), _tokens(2, 6)
     model.train()

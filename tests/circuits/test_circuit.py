@@ -100,6 +100,7 @@ def test_a_model_without_one_is_refused():
     assert estimated_seconds(model, named.parts, material, n_random=1) > 0
 
 
+@pytest.mark.slow
 def test_the_command_prints_what_it_found(tmp_path):
     options = ["--sequences", "2", "--texts", "0", "--random", "1", "--quiet"]
     arguments = ["circuit", "toy-2l-narrow", "--out", str(tmp_path / "out"), *options]

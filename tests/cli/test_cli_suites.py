@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 import induction_lens as il
@@ -18,6 +19,7 @@ from tests.suites.trained import write_folders
 STEPS = (0, 8, 40)
 
 
+@pytest.mark.slow
 def test_track_reads_a_suite_from_the_hub(tmp_path):
     folders = write_folders(tmp_path / "run", STEPS)
     with serving() as hub:
@@ -68,6 +70,7 @@ def test_track_lists_what_is_left_out(tmp_path):
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.slow
 def test_family_prints_and_writes_a_page(tmp_path):
     options = ["--out", str(tmp_path / "page"), "--sequences", "4", "--controls", "2", "-q"]
     done = CliRunner().invoke(app, ["family", "toy-1l", "toy-2l", *options])

@@ -105,6 +105,7 @@ def test_smooth_trends_are_no_phase_change(correlation):
 
 
 @pytest.mark.parametrize(("width", "correlation"), [(0.1, 0.0), (0.1, 0.5), (0.2, 0.0), (0.2, 0.5)])
+@pytest.mark.slow
 def test_abrupt_changes_are_found_where_they_are(width, correlation):
     generator = torch.Generator().manual_seed(0)
     n_runs, errors = 20, []
@@ -354,6 +355,7 @@ def test_co_occurrence_of_exact_ramps():
     assert (row["lag"], row["ratio_low"]) == (both.lag.value, both.ratio.low)
 
 
+@pytest.mark.slow
 def test_the_lag_of_two_noisy_logistics():
     generator = torch.Generator().manual_seed(0)
     hits = 0

@@ -213,6 +213,7 @@ except ValueError as error:
 """
 
 
+@pytest.mark.slow
 def test_own_checkpoints_are_those_that_were_asked_for(tmp_path):
     """In a process of its own: TransformerLens 3.9 reads where its cache is when it is imported."""
     values = (1000, 21000, 300000)

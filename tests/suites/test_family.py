@@ -24,6 +24,7 @@ def found():
     return family(NAMES, n_sequences=12, n_controls=3, progress=False)
 
 
+@pytest.mark.slow
 def test_each_row_is_what_the_functions_for_one_model_give(found):
     assert [one.name for one in found.members] == ["toy-1l", "toy-2l-narrow", "toy-2l"]
     row = found.to_frame().set_index("model").loc["toy-2l"]
@@ -92,6 +93,7 @@ def test_parameters_are_those_of_the_matrices_in_blocks():
         assert block_parameters(hugging_face_model(name)) == theirs, name
 
 
+@pytest.mark.slow
 def test_a_trajectory_gives_the_midpoint_over_the_predicted_one():
     from induction_lens.reports.training.runs import SHIPPED
 

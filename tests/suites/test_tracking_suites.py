@@ -79,6 +79,7 @@ def _compare(steps: tuple[int, ...], folder: Path, tmp_path: Path) -> None:
     assert found.held_out_loss[-1] < found.held_out_loss[0] - 0.5
 
 
+@pytest.mark.slow
 def test_folders_give_what_the_models_give_that_were_saved(folders, tmp_path):
     _compare(FEW, folders, tmp_path)
 
@@ -138,6 +139,7 @@ def test_only_one_checkpoint_is_on_disk_unless_they_are_kept(published, tmp_path
     assert published.repos
 
 
+@pytest.mark.slow
 def test_a_download_that_fails_loses_nothing(published, tmp_path):
     last = il.suites.suite(REPO).checkpoints[-1]
     [weights] = last.weights

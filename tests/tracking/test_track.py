@@ -303,6 +303,7 @@ track(sys.argv[1], out=sys.argv[2], **OPTIONS)
 """
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_continues_exactly(run, tracked, tmp_path):
     folder = run.snapshots[0].path.parent.parent
     child = subprocess.Popen(
