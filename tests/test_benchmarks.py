@@ -60,6 +60,7 @@ def test_targets_are_held_against_the_quantity_that_they_name():
     assert not Target("difference", "at most", 1.0).holds(_row().measured("difference"))
 
 
+@pytest.mark.slow
 def test_arms_run_in_turn_and_keep_their_own_times(monkeypatch):
     ran: list[str] = []
     clock = itertools.count(0.0, 0.5)  # every reading is half a second after the one before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
 import torch
 
 import induction_lens as il
@@ -36,6 +37,7 @@ def untrained(seed):
     return model
 
 
+@pytest.mark.slow
 def test_untrained_heads_seldom_exceed_what_chance_explains():
     """Of 24 models of 8 heads: 2.5% of models would have one such head, thus 0.3% of heads."""
     n_heads, n_over_null, n_called = 0, 0, 0

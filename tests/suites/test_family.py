@@ -68,6 +68,7 @@ def test_each_row_is_what_the_functions_for_one_model_give(found):
     assert row["p_value"] == study.rank / 4
 
 
+@pytest.mark.slow
 def test_a_model_without_induction_heads_has_no_depth(found):
     row = found.to_frame().set_index("model").loc["toy-1l"]
     assert row["above"] == 0
@@ -165,6 +166,7 @@ def test_bad_families_are_one_line(models, options, said):
     assert "\n" not in str(told.value)
 
 
+@pytest.mark.slow
 def test_the_page_shows_every_model_and_writes_the_data(found, tmp_path):
     page = il.reports.save_family(found, tmp_path / "page")
     html = page.read_text("utf-8")
