@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import induction_lens as il
+from induction_lens.detectors.scoring import prompts
 
 ROOT = Path(__file__).parents[1]
 
@@ -58,18 +59,24 @@ def test_find_heads_prints_the_scores_of_the_api(tmp_path):
     assert float(by_weights) == pytest.approx(table["copying_weights"][strongest], abs=2e-4)
 
 
+def _late_losses_with_much_and_little_before(model, text):
+    """The mean loss around position 500, and that of the same tokens with 50 before them."""
+    short = torch.cat([text[:, :1], text[:, 451:511]], dim=1)  # position 500 is at 50 there
+    long_losses, short_losses = (il.per_token_loss(model, tokens) for tokens in (text, short))
+    return long_losses[:, 490:511].mean(), short_losses[:, 40:61].mean()
+
+
 @pytest.mark.slow
 def test_knock_out_prints_the_effect_that_plain_averages_give(tmp_path):
     printed = run_example("knock_out", tmp_path)
     model = il.load("toy-2l")
     heads = il.score_heads(model)["induction"].above(0.3)
     text = il.text_tokens(model, n_sequences=16)
-    clean = il.per_token_loss(model, text)
+    clean = _late_losses_with_much_and_little_before(model, text)
     for method in ("mean", "zero"):
         with il.knocked_out(model, heads, method=method, reference=text):
-            without = il.per_token_loss(model, text)
-        change = without - clean
-        effect = change[:, 490:511].mean() - change[:, 40:61].mean()
+            without = _late_losses_with_much_and_little_before(model, text)
+        effect = (without[0] - clean[0]) - (without[1] - clean[1])
         found = re.search(rf"^{method}: .*\n  effect ([+-]\d\.\d+) \[", printed, re.MULTILINE)
         assert found is not None
         assert float(found[1]) == pytest.approx(float(effect), abs=2e-3)
@@ -80,17 +87,17 @@ def test_own_ablation_halves_what_a_head_writes(tmp_path):
     printed = run_example("own_ablation", tmp_path)
     model = il.load("toy-2l")
     text = il.text_tokens(model, n_sequences=16)
-    clean = il.per_token_loss(model, text)
+    clean = _late_losses_with_much_and_little_before(model, text)
 
     def halve(z, hook):
         z[:, :, 6] /= 2
 
     model.add_hook("blocks.1.attn.hook_z", halve)
-    change = il.per_token_loss(model, text) - clean
-    effect = change[:, 490:511].mean() - change[:, 40:61].mean()
+    halved = _late_losses_with_much_and_little_before(model, text)
+    effect = (halved[0] - clean[0]) - (halved[1] - clean[1])
     found = re.search(r"changes the ICL score by ([+-]?\d\.\d+) \[", printed)
     assert found is not None
-    assert float(found[1]) == pytest.approx(float(effect), abs=6e-3)
+    assert float(found[1]) == pytest.approx(float(effect), abs=2e-3)
     page = (tmp_path / "own-ablation-report" / "index.html").read_text()
     assert "halve" in page
 
@@ -99,7 +106,7 @@ def test_own_ablation_halves_what_a_head_writes(tmp_path):
 def test_own_detector_prints_the_attention_two_back_and_shows_it_on_the_page(tmp_path):
     printed = run_example("own_detector", tmp_path)
     model = il.load("toy-2l")
-    tokens = il.repeated_random_tokens(model)
+    tokens = prompts(model)
     with torch.no_grad():
         _, cache = model.run_with_cache(tokens)
     back = {}  # by how many tokens: the attention, on average over queries, BOS left out
