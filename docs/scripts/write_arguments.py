@@ -13,6 +13,8 @@ from typing import Any
 
 import jinja2
 
+from induction_lens.estimates import Estimate
+from induction_lens.reports.model.sentences import percent
 from induction_lens.reports.pages import Table
 from induction_lens.reports.training import TrainingReport, page, sentences, training_report
 from induction_lens.reports.training.findings import rows_of
@@ -81,11 +83,10 @@ def mechanism() -> dict[str, Any]:
 
 def share(row: dict[str, Any], name: str) -> str:
     """A share with its interval in percent; `not measured` where there is none."""
-    numbers = [row.get(f"{name}{end}") for end in ("", "_low", "_high")]
-    if any(number is None for number in numbers):
+    value, low, high = (row.get(f"{name}{end}") for end in ("", "_low", "_high"))
+    if value is None or low is None or high is None:
         return "not measured"
-    value, low, high = (f"{100 * number:.0f}".replace("-", "−") for number in numbers)
-    return f"{value}% [{low}, {high}]"
+    return percent(Estimate(value, low, high))
 
 
 def edges_of(circuit: dict[str, Any]) -> str:

@@ -30,6 +30,7 @@ from induction_lens.loading import load
 from induction_lens.progress import libraries_follow
 from induction_lens.reports.circuit import headline, save_circuit, summary
 from induction_lens.reports.model.plan import spoken
+from induction_lens.reports.model.sentences import percent
 
 
 @app.command("circuit")
@@ -115,7 +116,7 @@ def _print_circuit(found: Circuit) -> None:
     rows = [
         [
             f"{one.edge}{' random' if one.is_control else ''}",
-            *(str(one.of[name].share) for name in quantities),
+            *(percent(one.of[name].share) for name in quantities),
         ]
         for one in found.paths.edges
     ]

@@ -11,10 +11,11 @@ from induction_lens.circuits.cuts import Changed
 from induction_lens.files import output_folder, write_text
 from induction_lens.heads import names_of
 from induction_lens.reports import pages
+from induction_lens.reports.model.sentences import percent
 from induction_lens.reports.pages import Figure, Table
 
 if TYPE_CHECKING:
-    from induction_lens.estimates import Estimate
+    pass
 
 
 def save_circuit(found: Circuit, folder: str | Path) -> Path:
@@ -82,25 +83,21 @@ def summary(found: Circuit) -> list[str]:
     others = [one for one in found.paths.edges if one.is_control or one.edge.input != "k"]
     highest = max(others, key=lambda one: one.share().value)
     said = [
-        f"Through the keys, {strongest.edge}, goes {_share(strongest.share())} of the receiver's "
+        f"Through the keys, {strongest.edge}, goes {percent(strongest.share())} of the receiver's "
         f"prefix matching. Of query and value edges and random senders, {highest.edge} carries "
-        f"most: {_share(highest.share())}."
+        f"most: {percent(highest.share())}."
     ]
     for quantity, name in (("copying", "copying"), ("icl", "the ICL score")):
         if quantity in found.without.of:
             said.append(
-                f"Without its heads {_share(found.without.share(quantity))} of {name} is lost; "
-                f"without all others, {_share(found.alone.share(quantity))}."
+                f"Without its heads {percent(found.without.share(quantity))} of {name} is lost; "
+                f"without all others, {percent(found.alone.share(quantity))}."
             )
     return said
 
 
-def _share(share: Estimate) -> str:
-    return f"{100 * share.value:.0f}% [{100 * share.low:.0f}, {100 * share.high:.0f}]"
-
-
 def _cells(of: dict, quantities: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(_share(of[name].share) if name in of else "–" for name in quantities)
+    return tuple(percent(of[name].share) if name in of else "–" for name in quantities)
 
 
 def _edges(found: Circuit) -> Table:
@@ -137,7 +134,7 @@ def _sets(found: Circuit) -> Table:
 
 def _ideal(found: Circuit) -> Table:
     rows = [
-        (names_of(one.heads), one.kind.replace("_", "-"), _share(one.explained), str(one.needed))
+        (names_of(one.heads), one.kind.replace("_", "-"), percent(one.explained), str(one.needed))
         for one in found.ideal
     ]
     return Table(("heads", "pattern", "explained", "loss without, nats"), tuple(rows))

@@ -397,6 +397,12 @@ def test_a_large_model_runs_what_is_compared_in_bfloat16(toy, found, monkeypatch
     assert (rough.effects.values - exact.effects.values).abs().max() < 0.02
 
 
+def test_shares_are_in_percent_with_a_true_minus_and_no_minus_zero():
+    assert sentences.percent(Estimate(0.964, 0.955, 0.972)) == "96% [96, 97]"
+    assert sentences.percent(Estimate(-0.001, -0.18, 0.004)) == "0% [−18, 0]"
+    assert sentences.percent(Estimate(0.5, -math.inf, math.inf)) == "50%"
+
+
 # --- plan --------------------------------------------------------------------------------------
 
 

@@ -100,6 +100,14 @@ def number(value: float, *, signed: bool = True, digits: int = 2) -> str:
     return text.lstrip("+-") if float(text) == 0 else text.replace("-", "−")
 
 
+def percent(share: Estimate) -> str:
+    """A share with its interval: `96% [95, 97]`; without one where its ends are infinite."""
+    value, low, high = (
+        number(100 * part, signed=False, digits=0) for part in (share.value, share.low, share.high)
+    )
+    return f"{value}% [{low}, {high}]" if math.isfinite(share.low) else f"{value}%"
+
+
 def rank_text(study: AblationStudy) -> str:
     """The rank of the tested set among itself and its controls: `1 of 21 (p = 0.05)`."""
     if study.rank is None or study.p_value is None:
