@@ -23,6 +23,8 @@ from induction_lens import dynamics, plots, progress
 from tests.reports.test_training_report import MIDDLE
 from tests.reports.test_training_report import _run as synthetic_run
 
+pytestmark = pytest.mark.slow  # every public function with odd arguments
+
 N_DRAWS = 400
 SLOW = ("qk_matching", "train", "load", "report", "training_report", "ngram_control", "text_tokens")
 ODD = [

@@ -20,6 +20,8 @@ from induction_lens.heads import Head
 from induction_lens.reports.circuit import save_circuit, summary
 from tests.reference_model import induction_circuit
 
+pytestmark = pytest.mark.slow  # all share one circuit, which takes long to measure
+
 
 @pytest.fixture(scope="module")
 def found():

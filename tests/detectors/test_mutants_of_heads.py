@@ -19,6 +19,8 @@ from induction_lens.models import attention as attention_of_models
 from induction_lens.toys.model import toy_weights
 from tests.models.test_mutants import _sequences, _toy
 
+pytestmark = pytest.mark.slow  # one test for each fault put in
+
 # knock-outs
 
 

@@ -4,6 +4,8 @@ import pytest
 
 from tests.simulations.change_points import CHANGELESS, false_alarms, power, snapshots
 
+pytestmark = pytest.mark.slow  # simulations
+
 X = snapshots().double().log()
 
 

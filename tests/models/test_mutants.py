@@ -27,6 +27,8 @@ from induction_lens.toys.model import ToyConfig, build_toy, toy_weights
 from tests.dynamics.test_dynamics import _measured, _ramp, _still, _trajectory
 from tests.mutation.words import what_it_does
 
+pytestmark = pytest.mark.slow  # one test for each fault put in
+
 
 def _toy(**changes):
     config = dict(n_layers=2, d_model=22, n_heads=3, d_head=6, d_vocab=31, n_ctx=37, seed=3)

@@ -15,6 +15,8 @@ from induction_lens.models import sequences_of
 from induction_lens.toys.model import ToyConfig, build_toy, toy_weights
 from tests.hf_folders import hugging_face_model
 
+pytestmark = pytest.mark.slow  # every function with every kind of padding
+
 N_POS, D_VOCAB = 31, 43
 
 
