@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Also of what tests start: there are as many workers as cores, and threads that wait for each other
+# on busy cores made an example take 600 seconds instead of 35.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import jaxtyping
 import pytest
