@@ -6,6 +6,7 @@ the score of each sequence from them. `metrics` has the formulas and what they m
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
@@ -37,6 +38,12 @@ class Losses:
         """Those on some of the sequences."""
         short = None if self.short is None else self.short[..., rows, :]
         return Losses(self.long[..., rows, :], short)
+
+    def forget(self, rows: slice) -> None:
+        """Say of some of the sequences that nothing was measured on them."""
+        for losses in (self.long, self.short):
+            if losses is not None:
+                losses[..., rows, :] = math.nan
 
     def before(self, others: Losses) -> Losses:
         """Those of one run, and then those of others, together."""

@@ -219,6 +219,7 @@ def _cases_of_models(given: SimpleNamespace) -> Iterator[Case]:
         control_every_method=FLAGS,
         n_sequences=(1, *NUMBERS_FROM_0),
         budget=(0, -1.0, "soon", "2d", NAN, True, [3]),
+        precision=(0, -0.1, "small", NAN, True),
         seed=SEEDS,
         early=(0, 2.5, "4", True),
         late=(0, 2.5, "4", True),

@@ -36,8 +36,13 @@ class Allocation(ABC):
     """Which ablations go on to the next sequences."""
 
     @abstractmethod
-    def parts(self, n_sequences: int) -> list[slice]:
-        """The parts that sequences are taken in, in order."""
+    def next_part(self, n_measured: int, n_sequences: int) -> slice | None:
+        """The sequences that are measured next; None where it ends.
+
+        Args:
+            n_measured: How many have been measured, from the first on.
+            n_sequences: How many there are.
+        """
 
     @abstractmethod
     def going_on(self, losses: Losses, active: Sequence[int]) -> list[int]:
@@ -48,13 +53,17 @@ class Allocation(ABC):
             active: Those that were measured on all of them.
         """
 
+    def keeps_what_is_measured(self, n_measured: int) -> bool:
+        """Whether an interrupt ends the work with what was measured before it, or is raised."""
+        return False
+
 
 class Everything(Allocation):
     """Every ablation on every sequence."""
 
-    def parts(self, n_sequences: int) -> list[slice]:
+    def next_part(self, n_measured: int, n_sequences: int) -> slice | None:
         """All at once."""
-        return [slice(0, n_sequences)]
+        return slice(0, n_sequences) if n_measured == 0 else None
 
     def going_on(self, losses: Losses, active: Sequence[int]) -> list[int]:
         """All of them."""
@@ -78,12 +87,11 @@ class UntilDecided(Allocation):
     first: int = FIRST_PART
     """Sequences in the first part."""
 
-    def parts(self, n_sequences: int) -> list[slice]:
+    def next_part(self, n_measured: int, n_sequences: int) -> slice | None:
         """The first part, and then as many as all before it."""
-        ends = [min(self.first, n_sequences)]
-        while ends[-1] < n_sequences:
-            ends.append(min(2 * ends[-1], n_sequences))
-        return [slice(a, b) for a, b in zip([0, *ends[:-1]], ends, strict=True)]
+        if n_measured == n_sequences:
+            return None
+        return slice(n_measured, min(2 * n_measured or self.first, n_sequences))
 
     def going_on(self, losses: Losses, active: Sequence[int]) -> list[int]:
         """Those whose rank, or whose place as the strongest head, is not decided."""

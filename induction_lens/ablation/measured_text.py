@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxtyping import Float
 from torch import Tensor
@@ -56,6 +56,12 @@ class MeasuredText:
             stop = min(at.late + _margin(at) + 1, shortest.shape[1])
             short = sequences.cut(at.late - at.early + 1, stop)
         return cls(sequences, short, at, chosen)
+
+    def first(self, n_sequences: int) -> MeasuredText:
+        """The same on the first sequences alone."""
+        rows = slice(0, n_sequences)
+        short = None if self.short is None else self.short[rows]
+        return replace(self, sequences=self.sequences[rows], short=short)
 
     @property
     def around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -116,14 +116,21 @@ def ablation_losses(
     n_runs = (1 + len(jobs)) * (len(sequences) + (0 if short is None else len(short)))
     with progress_bar(f"{len(jobs)} ablations" if progress else None, n_runs) as done:
         measure = partial(_measured, model, ablations, jobs, batch_size=batch_size, done=done)
-        for part in allocation.parts(len(sequences)):
-            chosen = sorted({places[index] for index in active})
-            now = {"chosen": chosen, "part": part}
-            measure(sequences=sequences, known=known, into=losses.long, **now)
-            if short is not None and losses.short is not None:
-                # what is known of the sequences is not known of their cuts
-                measure(sequences=short, known={}, into=losses.short, short=True, **now)
-            so_far = losses.of_sequences(slice(0, part.stop))
+        n_measured = 0
+        while (part := allocation.next_part(n_measured, len(sequences))) is not None:
+            now = {"chosen": sorted({places[index] for index in active}), "part": part}
+            try:
+                measure(sequences=sequences, known=known, into=losses.long, **now)
+                if short is not None and losses.short is not None:
+                    # what is known of the sequences is not known of their cuts
+                    measure(sequences=short, known={}, into=losses.short, short=True, **now)
+            except KeyboardInterrupt:
+                if not allocation.keeps_what_is_measured(n_measured):
+                    raise
+                losses.forget(part)
+                break
+            n_measured = part.stop
+            so_far = losses.of_sequences(slice(0, n_measured))
             active = allocation.going_on(so_far[of_asked], active)
     return losses[0], losses[of_asked[1:]]
 

@@ -81,6 +81,10 @@ def report_command(
         Optional[str],  # noqa: UP045
         typer.Option(help="About how long it may take, such as 90s or 2m: less is measured."),
     ] = None,
+    precision: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="End once intervals of the change are ± this many nats, such as 0.05."),
+    ] = None,
     seed: SeedOption = 0,
     early: Annotated[
         Optional[int],  # noqa: UP045
@@ -123,6 +127,7 @@ def report_command(
             control_every_method=control_every_method,
             n_sequences=sequences,
             budget=budget,
+            precision=precision,
             seed=seed,
             early=early,
             late=late,

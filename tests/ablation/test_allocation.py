@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import math
+import time
 
 import pytest
 import scipy.stats
 import torch
 
-from induction_lens.ablation import Mean, Zero, ablate_by_methods, ablate_each_head, control_sets
+from induction_lens.ablation import (
+    Mean,
+    Zero,
+    ablate,
+    ablate_by_methods,
+    ablate_each_head,
+    control_sets,
+    sweep,
+)
 from induction_lens.ablation.allocation import UntilDecided
 from induction_lens.ablation.jointly import studies_and_single_heads
 from induction_lens.ablation.measured_text import MeasuredText
+from induction_lens.ablation.stopping import Stopping, UntilStopped
 from induction_lens.ablation.study import StudiedSets
 from induction_lens.estimators import Losses
 from induction_lens.heads import Head
@@ -40,10 +50,18 @@ def _allocation(**options):
     return UntilDecided(_first_loss, None, 0, **options)
 
 
+def _parts(allocation, n_sequences):
+    """Where parts begin and end, each taken as soon as the one before it is measured."""
+    parts, n_measured = [], 0
+    while (part := allocation.next_part(n_measured, n_sequences)) is not None:
+        parts.append((part.start, part.stop))
+        n_measured = part.stop
+    return parts
+
+
 def test_parts_double_from_the_first_on():
-    ends = [(part.start, part.stop) for part in _allocation(first=3).parts(20)]
-    assert ends == [(0, 3), (3, 6), (6, 12), (12, 20)]
-    assert _allocation(first=16).parts(5) == [slice(0, 5)]
+    assert _parts(_allocation(first=3), 20) == [(0, 3), (3, 6), (6, 12), (12, 20)]
+    assert _parts(_allocation(first=16), 5) == [(0, 5)]
 
 
 def test_a_control_ends_when_its_rank_is_told_either_way():
@@ -117,7 +135,14 @@ def test_together_they_give_what_each_gives_on_the_sequences_it_was_measured_on(
     sets = StudiedSets(HEADS, {"mean": controls, "zero": ()})
     measured_on = MeasuredText.of(model, tokens, None, where=Positions(**WHERE), estimator=None)
     studies, effects = studies_and_single_heads(
-        model, sets, methods, measured_on, alone_by=Mean(), rough=False, progress=False
+        model,
+        sets,
+        methods,
+        measured_on,
+        alone_by=Mean(),
+        rough=False,
+        stopping=Stopping(),
+        progress=False,
     )
     apart = ablate_by_methods(
         model, HEADS, tokens, methods=methods, controlled=[methods[0]], n_controls=5, **options
@@ -153,6 +178,101 @@ def test_together_they_give_what_each_gives_on_the_sequences_it_was_measured_on(
             expected = (per_head if n == 29 else first)[layer, head]
             assert effects[layer, head] == pytest.approx(expected, abs=1e-6)
     assert int((effects.n_units == 29).sum()) in range(1, 9)
+
+
+def test_a_deadline_cuts_the_last_part_to_what_there_is_time_for(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+
+    def parts(deadline, seconds_a_sequence):
+        nonlocal now
+        now, n_measured, found = 0.0, 0, []
+        stopping = Stopping(deadline=deadline)
+        allocation = UntilStopped(_allocation(), stopping, half_width=lambda losses: math.inf)
+        while (part := allocation.next_part(n_measured, 100)) is not None:
+            found.append((part.start, part.stop))
+            now += seconds_a_sequence * (part.stop - part.start)
+            n_measured = part.stop
+        return found, stopping.reason
+
+    assert parts(100.5, 1.0) == ([(0, 16), (16, 32), (32, 64), (64, 100)], None)
+    assert parts(60.5, 1.0) == ([(0, 16), (16, 32), (32, 60)], "time")
+    assert parts(33.5, 1.0) == ([(0, 16), (16, 32)], "time")  # one sequence more is not worth it
+    assert parts(3.0, 1.0) == ([(0, 16)], "time")  # less than the first part says nothing
+    assert parts(None, 1.0)[1] is None
+
+
+def _together(model, tokens, stopping):
+    sets = StudiedSets(HEADS, {"mean": tuple(control_sets(model, HEADS, n=3))})
+    measured_on = MeasuredText.of(model, tokens, None, where=Positions(**WHERE), estimator=None)
+    options = dict(alone_by=Mean(reference=tokens), rough=False, progress=False)
+    methods = [Mean(reference=tokens)]
+    return studies_and_single_heads(model, sets, methods, measured_on, stopping=stopping, **options)
+
+
+@pytest.mark.parametrize("reason", ["time", "precision", "interrupt"])
+def test_what_ends_early_gives_what_its_sequences_give(reason, monkeypatch):
+    """29 sequences, of which 16 are measured."""
+    implementation = IMPLEMENTATIONS[-1]
+    model, tokens = _model(implementation), _sequences(29)
+    stopping = Stopping()
+    if reason == "time":
+        stopping = Stopping(deadline=0.0)
+    if reason == "precision":
+        stopping = Stopping(precision=1e3)
+    n_clean_passes = 0
+    if reason == "interrupt":
+        measured = sweep._measured
+
+        def interrupted(*arguments, part, **options):
+            nonlocal n_clean_passes
+            n_clean_passes += 1
+            measured(*arguments, part=part, **options)
+            if n_clean_passes == 3:  # long and short of the first part, long of the second
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(sweep, "_measured", interrupted)
+    studies, effects = _together(model, tokens, stopping)
+    monkeypatch.undo()
+    assert stopping.reason == reason
+    study = studies["mean"]
+    assert study.clean_losses.shape == study.ablated_losses.shape == (16, 23)
+    assert study.short_losses.shape[:2] == (5, 16)
+    assert study.effect.n == 16
+    alone = _model(implementation)
+    expected = ablate(
+        alone, HEADS, tokens[:16], method=Mean(reference=tokens), n_controls=3, **WHERE
+    )
+    assert study.effect.value == pytest.approx(expected.effect.value, abs=1e-6)
+    assert study.effect.low == pytest.approx(expected.effect.low, abs=1e-5)
+    assert [c.effect.value for c in study.controls] == pytest.approx(
+        [c.effect.value for c in expected.controls], abs=1e-6
+    )
+    method = Mean(reference=tokens)
+    each = ablate_each_head(model, tokens[:16], method=method, progress=False, **WHERE)
+    torch.testing.assert_close(effects.values, each.values, atol=1e-6, rtol=0)
+
+
+def test_precision_is_half_the_width_of_the_interval_that_is_reported():
+    model, tokens = _model(IMPLEMENTATIONS[-1]), _sequences(29)
+    whole = _together(model, tokens, Stopping())[0]["mean"].effect
+    first = _together(model, tokens, Stopping(deadline=0.0))[0]["mean"].effect
+    widths = [(estimate.high - estimate.low) / 2 for estimate in (first, whole)]
+    assert widths[1] < widths[0]
+    for precision, n in ((widths[0] * 1.001, 16), (widths[0] * 0.999, 29)):
+        stopping = Stopping(precision=precision)
+        assert _together(model, tokens, stopping)[0]["mean"].effect.n == n
+
+
+def test_an_interrupt_before_anything_is_known_is_raised(monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep, "_measured", interrupted)
+    stopping = Stopping()
+    with pytest.raises(KeyboardInterrupt):
+        _together(_model(IMPLEMENTATIONS[-1]), _sequences(29), stopping)
+    assert stopping.reason is None
 
 
 def test_the_rank_compares_the_sets_on_the_same_sequences():

@@ -463,6 +463,21 @@ def test_a_report_within_a_budget_says_what_it_measured(toy, capsys):
             report(toy, text=TEXT, budget=wrong)
 
 
+def test_a_report_that_ends_early_says_so(toy):
+    options = dict(text=TEXT, methods=["mean"], n_controls=2, n_sequences=20, progress=False)
+    precise = report(toy, precision=1e3, **options)
+    assert (len(precise.tokens), precise.studies["mean"].effect.n) == (16, 16)
+    assert "n_controls=2, n_sequences=16" in precise.card["Command"]
+    [note] = [note for note in precise.notes if note.startswith("Measured on 16 of 20 sequences")]
+    assert "as narrow as was asked for" in note
+    whole = report(toy, precision=1e-6, **options)
+    assert len(whole.tokens) == 20
+    assert not any("Measured on" in note for note in whole.notes)
+    for wrong in (0, -0.1, math.inf):
+        with pytest.raises(ValueError, match="precision to be a finite number above 0"):
+            report(toy, precision=wrong, **options)
+
+
 def test_large_models_are_measured_on_fewer_sequences(toy, monkeypatch):
     assert evaluation.default_n_sequences(toy) == 256
     monkeypatch.setattr(evaluation, "_LARGE", 10_000)  # the toy has 12 * 2 * 24**2 = 13,824

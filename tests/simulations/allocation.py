@@ -94,8 +94,10 @@ def _measured(values: np.ndarray, *, n_heads: int) -> tuple[np.ndarray, np.ndarr
     clean = torch.zeros(1, values.shape[1])
     losses = torch.cat([clean, torch.tensor(values, dtype=torch.float32)])[:, :, None]
     active, n_measured = list(range(len(values))), np.zeros(len(values), dtype=int)
-    for part in allocation.parts(values.shape[1]):
-        n_measured[active] = part.stop
+    n_done = 0
+    while (part := allocation.next_part(n_done, values.shape[1])) is not None:
+        n_done = part.stop
+        n_measured[active] = n_done
         active = allocation.going_on(Losses(losses[:, : part.stop]), active)
     return n_measured, values
 

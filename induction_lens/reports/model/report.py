@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from induction_lens.ablation.methods import (
     Methods,
     as_methods,
 )
+from induction_lens.ablation.stopping import Stopping
 from induction_lens.ablation.study import StudiedSets
 from induction_lens.detectors import DETECTORS, AttentionDetector, own_detectors, score_heads
 from induction_lens.files import atomic_path, output_folder, tidy, write_text
@@ -120,6 +122,7 @@ def report(
     control_every_method: bool = False,
     n_sequences: int | None = None,
     budget: int | float | str | None = None,
+    precision: int | float | None = None,
     seed: int = 0,
     early: int | None = None,
     late: int | None = None,
@@ -144,7 +147,10 @@ def report(
         n_sequences: Sequences to measure losses on, unless `text` holds tokens; None: 256, or 64
             with a model of GPT-2 small's size or larger.
         budget: About how long it may take: seconds, or `"2m"`. Fewer sequences and controls are
-            then measured, as a pass that is timed first allows, and intervals are wider.
+            then measured, as a pass that is timed first allows, and intervals are wider. Where the
+            time is over before that, what is measured is reported.
+        precision: Half the width, in nats, that the intervals of the change by each method (in
+            windows) may have: it ends once they are so narrow, before all sequences are measured.
         seed: Seed of every draw.
         early: Position of the early token of the ICL score; None: the paper's 50, or as the
             context allows.
@@ -152,6 +158,8 @@ def report(
         window: Positions on each side of both for the windowed ICL score; made smaller where the
             context is short.
         progress: Show a progress bar on stderr.
+
+    Ctrl-C ends it, with a report of what was measured, once all is measured on 16 sequences.
 
     Raises:
         ValueError: For heads, detectors, methods, positions or text that do not fit the model, or
@@ -173,6 +181,12 @@ def report(
     late = checks.whole_number("late", late, least=1, optional=True)
     window = checks.whole_number("window", window, least=0)
     budget = checks.seconds("budget", budget)
+    stopping = Stopping(
+        deadline=None if budget is None else time.perf_counter() + budget,
+        precision=checks.real_number(
+            "precision", precision, above=0, optional=True, remedy="nats, for instance 0.05"
+        ),
+    )
     checks.flag("control_every_method", control_every_method)
     seed, progress = checks.seed(seed), checks.flag("progress", progress)
     chosen = as_methods(methods, seed=seed)
@@ -211,15 +225,19 @@ def report(
             MeasuredText.of(model, data.first(), None, where=data.positions, estimator=None),
             alone_by=Mean(),
             rough=rough,
+            stopping=stopping,
             progress=progress,
         )
+        planned = len(data.tokens)
+        data = data.cut(len(windowed[chosen[0].label].clean_losses))
         stage("writing the report")
         asked = {"heads": named, "threshold": threshold, "seed": seed}
         asked |= {"methods": tuple(method.label for method in chosen)}
         asked |= {"control_every_method": control_every_method, **positions}
         asked |= {"n_controls": n_controls, "n_sequences": n_sequences}
-        if budget is not None:  # what was measured, and not how long it was given
-            asked |= {"n_controls": plan.n_controls, "n_sequences": plan.n_sequences}
+        if budget is not None or stopping.reason is not None:
+            # what was measured, and not how long it was given
+            asked |= {"n_controls": plan.n_controls, "n_sequences": len(data.tokens)}
         asked |= {"detectors": [one.name for one in own]}
         return Report(
             name=short_name(model),
@@ -246,6 +264,7 @@ def report(
                 *sentences.notes_on_scores(scores),
                 *sentences.notes_on_controls(studied, n_controls, possible),
                 *sentences.notes_on_rounding(rough),
+                *sentences.notes_on_stopping(stopping, len(data.tokens), planned),
             ),
             own_detectors=own,
         )

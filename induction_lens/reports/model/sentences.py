@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from induction_lens.ablation.stopping import Stopping
 from induction_lens.ablation.study import AblationStudy
 from induction_lens.estimates import Estimate, simultaneous_quantile
 from induction_lens.heads import Head, ScoreTable
@@ -62,6 +63,21 @@ def notes_on_rounding(rough: bool) -> tuple[str, ...]:
     return (
         "Control sets and single heads were run in bfloat16, as changes from a clean run in "
         "bfloat16; scores and the effects of the tested heads are in float32.",
+    )
+
+
+def notes_on_stopping(stopping: Stopping, measured: int, planned: int) -> tuple[str, ...]:
+    """A sentence where it ended before all sequences were measured."""
+    if stopping.reason is None:
+        return ()
+    why = {
+        "time": "the time that it was given was over",
+        "precision": "intervals were as narrow as was asked for",
+        "interrupt": "it was interrupted",
+    }[stopping.reason]
+    return (
+        f"Measured on {measured} of {planned} sequences: {why}. Every number and interval is that "
+        f"of these {measured}; what mean and resample ablation write comes from all {planned}.",
     )
 
 
