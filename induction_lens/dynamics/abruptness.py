@@ -25,7 +25,7 @@ from torch import Tensor
 from induction_lens.dynamics.curves import Trends, WindowSearch
 from induction_lens.dynamics.noise import CORRELATIONS, GROWTHS, Noise
 
-MARGIN = 1.25
+MARGIN = 1.5
 """How many times as abrupt as a simulated curve one has to be."""
 _HARDER = {0.0: 0.2, 0.4: 0.9, 0.7: 0.98, 0.9: 0.98, 0.98: 0.98}
 """The correlation that is simulated, by the one that is estimated."""

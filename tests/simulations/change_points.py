@@ -53,6 +53,12 @@ def larger(n: int, x, generator, *, early: bool):
     return correlated(n, x, generator, 0.0) * torch.where(where, 3.0, 1.0)
 
 
+def noisy_beginning(n: int, x, generator):
+    """Five times as large in the first five snapshots."""
+    size = torch.where(torch.arange(len(x)) < 5, 5.0, 1.0)
+    return correlated(n, x, generator, 0.0) * size
+
+
 def drift(n: int, x, generator):
     """A random walk."""
     return 0.5 * torch.randn(n, len(x), dtype=torch.float64, generator=generator).cumsum(1)
@@ -71,6 +77,7 @@ CHANGELESS: dict[str, Callable] = {
     "correlated, 0.95": lambda n, x, g: correlated(n, x, g, 0.95),
     "larger early": lambda n, x, g: larger(n, x, g, early=True),
     "larger late": lambda n, x, g: larger(n, x, g, early=False),
+    "noisy beginning": noisy_beginning,
     "heavy-tailed": heavy,
     "random walk": drift,
     "linear trend": with_trend(lambda x: 0.05 * x),
