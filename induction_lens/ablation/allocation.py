@@ -5,10 +5,11 @@ on only where more sequences can change what it is measured for:
 
 - a control set, while it is not told from the tested set which of the two has the larger effect:
   their rank is known once it is;
-- one head alone, while it may still be the one whose ablation has the largest effect.
+- one head alone, while it may still be the one whose ablation has the largest effect, or has been
+  measured on few sequences and its effect to first order says little (see `first_order`).
 
-Both are decided by simultaneous t intervals of paired differences. What is reported of an ablation
-that ended early is over the sequences that it was measured on, and says how many they are.
+Rank and place are decided by simultaneous t intervals of paired differences. What is reported of an
+ablation that ended early is over the sequences that it was measured on, and says how many they are.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from induction_lens.ablation.head_estimates import HeadEstimates
 from induction_lens.estimates import simultaneous_quantile, standard_error
 from induction_lens.estimators import Losses
 from induction_lens.models import units_of
@@ -84,8 +86,14 @@ class UntilDecided(Allocation):
     """For each control set, the tested set that it is compared with."""
     heads: Sequence[int] = ()
     """The ablations of one head each."""
+    estimates: HeadEstimates | None = None
+    """What is known of each head, in the order of `heads`; None: only its mean on text without
+    documents."""
     first: int = FIRST_PART
     """Sequences in the first part."""
+    least: int = 0
+    """Sequences that control sets are measured on at least, and heads whose first order says
+    little."""
 
     def next_part(self, n_measured: int, n_sequences: int) -> slice | None:
         """The first part, and then as many as all before it."""
@@ -97,27 +105,37 @@ class UntilDecided(Allocation):
         """Those whose rank, or whose place as the strongest head, is not decided."""
         clean = self.scores(losses[0])
         effects = {index: self.scores(losses[index + 1]) - clean for index in active}
+        few = len(clean) < self.least
         ended = {
             index
             for index, tested in self.tested.items()
-            if index in effects and self._told(effects[tested] - effects[index])
+            if not few and index in effects and self._told(effects[tested] - effects[index])
         }
-        ended |= self._beaten({index: effects[index] for index in self.heads if index in effects})
+        of_heads = {index: effects[index] for index in self.heads if index in effects}
+        ended |= {
+            index
+            for index in self._beaten(of_heads)
+            if not few or self._estimates.gained(self._place(index), effects[index])
+        }
         return [index for index in active if index not in ended]
 
     def _told(self, difference: Float[Tensor, " batch"]) -> bool:
         """Whether a mean is told from zero, among as many as there are control sets."""
-        error, critical = self._error(difference[None], n_statements=len(self.tested))
-        return bool((difference.mean().abs() > critical * error)[0])
+        n = len(difference)
+        units = units_of(None if self.documents is None else self.documents[:n], self.late)
+        n_units = n if units is None else len(units.unique())
+        critical = simultaneous_quantile(len(self.tested), n_units)
+        return abs(float(difference.mean())) > critical * float(standard_error(difference, units))
 
     def _beaten(self, effects: Mapping[int, Float[Tensor, " batch"]]) -> set[int]:
         """Heads that are not the one with the largest effect."""
         if not effects:
             return set()
-        stacked = torch.stack(list(effects.values()))
-        error, critical = self._error(stacked, n_statements=len(self.heads))
-        means = stacked.mean(1).double()
-        may_be = means + critical * error >= (means - critical * error).max()
+        known = [self._estimates.of(self._place(index), some) for index, some in effects.items()]
+        numbers = torch.tensor(known, dtype=torch.float64, device="cpu")
+        means, errors, n_units = numbers.unbind(1)
+        reach = simultaneous_quantile(len(self.heads), int(n_units.min())) * errors
+        may_be = means + reach >= (means - reach).max()
         largest = means.argsort(descending=True)[:MOST_CANDIDATES].tolist()
         return {
             index
@@ -125,11 +143,9 @@ class UntilDecided(Allocation):
             if not may_be[place] or place not in largest
         }
 
-    def _error(
-        self, values: Float[Tensor, "run batch"], *, n_statements: int
-    ) -> tuple[Float[Tensor, " run"], float]:
-        """Standard errors of means over sequences, and how many of them an interval reaches."""
-        n = values.shape[1]
-        units = units_of(None if self.documents is None else self.documents[:n], self.late)
-        n_units = n if units is None else len(units.unique())
-        return standard_error(values, units), simultaneous_quantile(n_statements, n_units)
+    def _place(self, index: int) -> int:
+        return self.heads.index(index)
+
+    @property
+    def _estimates(self) -> HeadEstimates:
+        return self.estimates or HeadEstimates(self.documents, self.late)

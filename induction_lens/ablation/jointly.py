@@ -9,8 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from induction_lens.ablation.allocation import UntilDecided
-from induction_lens.ablation.each_head import single_head_effects, single_head_jobs
+from induction_lens.ablation.allocation import FIRST_PART, UntilDecided
+from induction_lens.ablation.each_head import (
+    first_order_into,
+    single_head_effects,
+    single_head_jobs,
+)
+from induction_lens.ablation.first_order import FEWEST_EXACT, pays
+from induction_lens.ablation.head_estimates import HeadEstimates
 from induction_lens.ablation.measured_text import MeasuredText
 from induction_lens.ablation.methods import AblationMethod
 from induction_lens.ablation.stopping import Stopping, UntilStopped
@@ -51,26 +57,36 @@ def studies_and_single_heads(
         tested |= dict.fromkeys(range(first + 1, first + 1 + len(controls)), first)
         first += 1 + len(controls)
     jobs += single_head_jobs(model, alone_by, measured_on, rough=rough)
+    documents, late = measured_on.sequences.documents, measured_on.at.late
+    estimates = HeadEstimates(documents, late)
+    by_first_order = pays(len(jobs) - first, len(measured_on.sequences))
     until_decided = UntilDecided(
         measured_on.scores,
-        measured_on.sequences.documents,
-        measured_on.at.late,
+        documents,
+        late,
         tested=tested,
         heads=range(first, len(jobs)),
+        estimates=estimates,
+        first=FEWEST_EXACT if by_first_order else FIRST_PART,
+        least=FIRST_PART,
     )
+    options = {"first": first, "rough": rough, "progress": progress}
+    take_first_order = first_order_into(estimates, model, measured_on, **options)
     tested_sets = [index for index in range(first) if index not in tested]
     widest = partial(_half_width, measured_on, tested_sets)
     clean, losses = measured_on.losses(
         model,
         jobs,
         allocation=UntilStopped(until_decided, stopping, widest),
+        prepared=take_first_order if by_first_order else None,
         batch_size=None,
         progress=progress,
     )
     if stopping.reason is not None:
         measured_on, clean, losses = _measured(measured_on, clean, losses)
     studies = sets.studies(measured_on, clean, losses[:first])
-    return studies, single_head_effects(model, alone_by, measured_on, clean, losses[first:])
+    of_heads = (clean, losses[first:])
+    return studies, single_head_effects(model, alone_by, measured_on, of_heads, estimates)
 
 
 def _half_width(measured_on: MeasuredText, tested: Sequence[int], losses: Losses) -> float:

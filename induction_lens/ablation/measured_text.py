@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from jaxtyping import Float
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from induction_lens import checks
 from induction_lens.ablation.allocation import Allocation
+from induction_lens.ablation.hooks import Ablation
 from induction_lens.ablation.sweep import Job, ablation_losses
 from induction_lens.estimators import MATCHED_TARGET, ICLEstimator, Losses, as_estimator
 from induction_lens.metrics import Positions, check_positions
@@ -79,6 +80,7 @@ class MeasuredText:
         jobs: Iterable[Job],
         *,
         allocation: Allocation | None = None,
+        prepared: Callable[[Sequence[Ablation]], object] | None = None,
         batch_size: int | None,
         progress: bool,
     ) -> tuple[Losses, Losses]:
@@ -89,6 +91,7 @@ class MeasuredText:
             self.sequences,
             short=self.short,
             allocation=allocation,
+            prepared=prepared,
             batch_size=checks.batch_size(batch_size),
             progress=checks.flag("progress", progress),
         )

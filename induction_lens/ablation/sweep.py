@@ -68,6 +68,7 @@ def ablation_losses(
     *,
     short: Sequences | None = None,
     allocation: Allocation | None = None,
+    prepared: Callable[[Sequence[Ablation]], object] | None = None,
     batch_size: int | None = None,
     progress: bool = True,
 ) -> tuple[Losses, Losses]:
@@ -85,6 +86,8 @@ def ablation_losses(
         short: A short cut of each, whose losses are wanted too. What `mean` and `resample` write
             there is taken from the sequences, at the positions of the cuts.
         allocation: Which jobs are measured on which sequences; None: all on all.
+        prepared: Called with the ablations, in the order of the jobs, once they have what they
+            write and before anything is measured.
         batch_size: Sequences per forward pass; None chooses by a memory budget.
         progress: Show progress bars on stderr for what takes over two seconds.
 
@@ -107,6 +110,8 @@ def ablation_losses(
         progress="head outputs" if progress else None,
     )
     places = [jobs.index(_simplest(job, last_layer)) for job in asked]
+    if prepared is not None:
+        prepared([ablations[place] for place in places])
     of_asked = [0, *(1 + place for place in places)]
     allocation, active = allocation or Everything(), list(range(len(asked)))
     losses = Losses(

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from induction_lens.ablation.allocation import FIRST_PART, MOST_CANDIDATES
+from induction_lens.ablation.first_order import FEWEST_EXACT, MOST, pays
 from induction_lens.heads import Head
 from induction_lens.metrics import per_token_loss
 from induction_lens.models import Model, device_of, run, shape
@@ -51,18 +52,29 @@ class Plan:
     def n_passes(self) -> int:
         """Passes of a sequence, or of a part of the model over one, at most."""
         knocked_out = self.n_methods + self.n_controlled * self.n_controls
-        return self.n_sequences * (2 + knocked_out) + self._n_alone
+        return self.n_sequences * (2 + knocked_out) + self._n_alone + self._n_first_order
 
     @property
     def n_alone(self) -> int:
         """How many sequences each head is knocked out alone on, at least."""
-        return min(self.n_sequences, FIRST_PART)
+        return min(self.n_sequences, FEWEST_EXACT if self.by_first_order else FIRST_PART)
+
+    @property
+    def by_first_order(self) -> bool:
+        """Whether effects to first order take part of the chance out of those of single heads."""
+        return pays(self.n_heads, self.n_sequences)
+
+    @property
+    def _n_first_order(self) -> int:
+        """Backward passes over a sequence, each of which takes as long as three others."""
+        return min(self.n_sequences, MOST) if self.by_first_order else 0
 
     @property
     def _n_alone(self) -> int:
         """Passes with one head knocked out, at most."""
-        more = min(self.n_heads, MOST_CANDIDATES) * (self.n_sequences - self.n_alone)
-        return self.n_heads * self.n_alone + more
+        of_all = min(self.n_sequences, FIRST_PART)
+        more = min(self.n_heads, MOST_CANDIDATES) * (self.n_sequences - of_all)
+        return self.n_heads * of_all + more
 
     @property
     def seconds(self) -> float:
@@ -70,7 +82,8 @@ class Plan:
         costs = self.costs
         controls = self.n_controlled * self.n_controls
         of_each = 2 * costs.clean + self.n_methods * costs.tested + controls * costs.control
-        return self.n_sequences * of_each + self._n_alone * costs.alone + _SCORING * costs.clean
+        alone = self._n_alone * costs.alone + 3 * self._n_first_order * costs.clean
+        return self.n_sequences * of_each + alone + _SCORING * costs.clean
 
     def within(self, budget: float | None) -> Plan:
         """The largest plan that fits a budget in seconds, or the smallest that there is."""

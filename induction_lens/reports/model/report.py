@@ -264,6 +264,7 @@ def report(
                 *sentences.notes_on_scores(scores),
                 *sentences.notes_on_controls(studied, n_controls, possible),
                 *sentences.notes_on_rounding(rough),
+                *sentences.notes_on_first_order(plan.by_first_order),
                 *sentences.notes_on_stopping(stopping, len(data.tokens), planned),
             ),
             own_detectors=own,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from induction_lens.ablation.first_order import FEWEST_EXACT, MOST
 from induction_lens.ablation.stopping import Stopping
 from induction_lens.ablation.study import AblationStudy
 from induction_lens.estimates import Estimate, simultaneous_quantile
@@ -63,6 +64,16 @@ def notes_on_rounding(rough: bool) -> tuple[str, ...]:
     return (
         "Control sets and single heads were run in bfloat16, as changes from a clean run in "
         "bfloat16; scores and the effects of the tested heads are in float32.",
+    )
+
+
+def notes_on_first_order(used: bool) -> tuple[str, ...]:
+    """A sentence where effects to first order stand beside exact ones."""
+    if not used:
+        return ()
+    return (
+        f"Each head alone is knocked out on {FEWEST_EXACT} sequences or more; its effect to first "
+        f"order, on up to {MOST}, takes part of the chance out of that without a bias.",
     )
 
 
