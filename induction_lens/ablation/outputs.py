@@ -52,14 +52,14 @@ class Outputs:
     whole: Mapping[int, Float[Tensor, "batch pos all_heads d_head"]]
     """By layer: those of all heads of the model, not only of `heads`, where they were kept."""
 
-    def of(self, heads: ByLayer) -> Outputs:
-        """The same for fewer heads."""
+    def of(self, heads: ByLayer, *, each: bool = True) -> Outputs:
+        """The same for fewer heads; `each`: with those of every sequence, which are copied."""
         index = {n: [self.heads[n].index(head) for head in chosen] for n, chosen in heads.items()}
         return Outputs(
             heads,
             {layer: self.means[layer][:, chosen] for layer, chosen in index.items()},
             self.counts,
-            {n: self.each[n][:, :, chosen] for n, chosen in index.items() if n in self.each},
+            {n: self.each[n][:, :, i] for n, i in index.items() if each and n in self.each},
             self.whole,
         )
 

@@ -266,7 +266,9 @@ def _prepared(
     ablations = []
     for job in jobs:
         outputs = kept.get(id(job.method.reference)) if job in borrowers else None
-        taken = NO_OUTPUTS if outputs is None else outputs.of(by_layer(job.heads))
+        taken = NO_OUTPUTS
+        if outputs is not None:
+            taken = outputs.of(by_layer(job.heads), each=job.method.needs == "each sequence")
         ablations.append(Ablation(model, job.heads, job.method, outputs=taken))
     own = kept.get(id(None))
     return ablations, {} if own is None else own.whole
