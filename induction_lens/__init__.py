@@ -1,8 +1,8 @@
 """Does this transformer have induction heads, and does its in-context learning depend on them?
 
 The main road is here; the rest is one level down: `il.detectors`, `il.ablation`, `il.circuits`,
-`il.toys`, `il.training`, `il.tracking`, `il.suites`, `il.dynamics`, `il.reports`, `il.plots`,
-`il.inputs`, `il.models`.
+`il.toys`, `il.languages`, `il.training`, `il.tracking`, `il.suites`, `il.dynamics`, `il.reports`,
+`il.plots`, `il.inputs`, `il.models`.
 """
 
 from induction_lens import (
@@ -11,6 +11,7 @@ from induction_lens import (
     detectors,
     dynamics,
     inputs,
+    languages,
     models,
     plots,
     reports,
@@ -52,6 +53,7 @@ __all__ = [
     "icl_score",
     "inputs",
     "knocked_out",
+    "languages",
     "load",
     "models",
     "per_token_loss",

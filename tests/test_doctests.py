@@ -18,7 +18,7 @@ PACKAGES = [
         f"induction_lens.{name}"
         for name in (
             *("ablation", "circuits", "detectors", "detectors.published", "dynamics", "inputs"),
-            *("plots", "reports", "suites", "toys", "tracking", "training"),
+            *("languages", "plots", "reports", "suites", "toys", "tracking", "training"),
         )
     ),
 ]
