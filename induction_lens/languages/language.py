@@ -53,7 +53,7 @@ class Language(ABC):
         Examples:
             >>> language = il.languages.TwoAlphabets(n_letters=8, length=4)
             >>> language.sample(1, seq_len=9).tolist()
-            [[0, 5, 7, 8, 4, 10, 16, 12, 13]]
+            [[0, 3, 4, 5, 7, 12, 11, 10, 11]]
         """
         n = checks.whole_number("n_sequences", n_sequences, least=1)
         seq_len = checks.whole_number("seq_len", seq_len, least=2)
@@ -68,7 +68,7 @@ class Mixture(Language):
 
     Examples:
         >>> mixture = il.languages.Mixture(
-        ...     [il.languages.MarkovChains(n_states=10), il.languages.Copies(n_letters=10)]
+        ...     [il.languages.MarkovChains(n_states=10), il.languages.Copies(n_letters=10, length=5)]
         ... )
         >>> mixture.d_vocab
         11

@@ -58,29 +58,72 @@ def test_the_global_random_state_is_left_alone(language):
 
 
 def test_copies_by_hand():
-    language = Copies(n_letters=5, length=3)
-    tokens = language.sample(4, seq_len=14)
-    body = tokens[:, 1:]
-    assert torch.equal(body[:, 0:3], body[:, 3:6])
-    assert torch.equal(body[:, 6:9], body[:, 9:12])
-    expected = [math.log(5)] * 3 + [0] * 3 + [math.log(5)] * 3 + [0] * 3 + [math.log(5)]
-    assert language.optimal_loss(tokens)[2, 1:].tolist() == pytest.approx(expected)
-    broken = tokens.clone()
-    broken[0, 5] = broken[0, 5] % 5 + 1
-    with pytest.raises(ValueError, match="followed by their copies"):
+    language = Copies(n_letters=5, length=3, restart=0.4)
+    body = language.sample(200, seq_len=14)[:, 1:]
+    block, pieces = body[:, :3], body[:, 3:]
+    assert all(len(set(row)) == 3 for row in block.tolist())
+    place = (pieces[:, :, None] == block[:, None, :]).double().argmax(2)
+    assert torch.equal(block.gather(1, place), pieces)
+    follows = place[:, 1:] == place[:, :-1] + 1
+    ends = place[:, :-1] == 2
+    assert not follows[ends].any()
+    assert float(follows[~ends].double().mean()) == pytest.approx(0.6 + 0.4 / 3, abs=0.03)
+    broken = torch.cat([torch.zeros(200, 1, dtype=torch.long), body], dim=1)
+    broken[0, 5] = next(iter({1, 2, 3, 4, 5} - set(block[0].tolist())))
+    with pytest.raises(ValueError, match="expected pieces of the first 3 letters"):
         language.optimal_loss(broken)
+
+
+def test_targets_by_hand():
+    language = Copies(n_letters=9, length=4)
+    # BOS, block at 1 to 4, pieces: the second letter, the third, the last, the first
+    tokens = torch.tensor([[0, 7, 3, 9, 1, 3, 9, 1, 7]])
+    assert language.targets(tokens).tolist() == [[-1, -1, -1, -1, -1, 3, 4, -1, 2]]
 
 
 def test_two_alphabets_by_hand():
     language = TwoAlphabets(n_letters=5, length=3, seed=2)
     assert sorted(language.dictionary.tolist()) == [6, 7, 8, 9, 10]
-    body = language.sample(4, seq_len=13)[:, 1:]
-    capitals, small = body[:, 0:3], body[:, 3:6]
+    assert torch.equal(language.dictionary, TwoAlphabets(n_letters=5, length=2, seed=2).dictionary)
+    body = language.sample(50, seq_len=13)[:, 1:]
+    capitals, small = body[:, :3], body[:, 3:]
     assert (capitals <= 5).all()
-    assert torch.equal(small, language.dictionary[capitals - 1])
-    # nothing of a copy is in what it copies
-    assert not any(set(a) & set(b) for a, b in zip(capitals.tolist(), small.tolist(), strict=True))
-    assert torch.equal(language.dictionary, TwoAlphabets(n_letters=5, seed=2).dictionary)
+    assert (small > 5).all()
+    translated = language.dictionary[capitals - 1]
+    assert (small[:, :, None] == translated[:, None, :]).any(2).all()
+
+
+def test_what_is_new_by_hand():
+    language = TwoAlphabets(n_letters=4, length=4)
+    a, b, c, d = language.dictionary.tolist()
+    tokens = torch.tensor([[0, 1, 2, 3, 4, b, c, d, b, c, a, b, c]])
+    # at a piece's first letter nothing follows; b c comes three times, a b and c d once
+    new = [False] * 5 + [False, True, True, False, False, False, True, False]
+    assert language.is_new(tokens).tolist() == [new]
+
+
+@pytest.mark.parametrize("language", [Copies(3, 3, 0.3), TwoAlphabets(3, 3, 0.3)])
+def test_copies_are_predicted_as_by_enumeration(language):
+    """Every block, and every way to read the pieces."""
+
+    def likelihood(block, sequence):
+        probability = 1 / 6 if tuple(sequence[:3]) == block[: len(sequence)] else 0.0
+        written = language.written(torch.tensor([block]))[0].tolist()
+        before = 2
+        for token in sequence[3:]:
+            if token not in written:
+                return 0.0
+            place = written.index(token)
+            share = 1.0 if before == 2 else 0.3
+            probability *= share / 3 + (1 - share) * (place == before + 1)
+            before = place
+        return probability
+
+    hypotheses = list(itertools.permutations((1, 2, 3)))
+    for tokens in language.sample(6, seq_len=12, seed=4):
+        expected = _bayes(likelihood, hypotheses, tuple(tokens[1:].tolist()))
+        found = language.optimal_loss(tokens[None])[0, 1:].tolist()
+        assert found == pytest.approx(expected, abs=1e-5)
 
 
 def _bayes(likelihood, hypotheses, sequence):
@@ -221,7 +264,8 @@ def test_a_mixture_takes_whole_sequences_from_each():
     ("make", "said"),
     [
         (lambda: Copies(n_letters=1), "n_letters"),
-        (lambda: Copies(length=0), "length"),
+        (lambda: Copies(n_letters=5, length=6), "length"),
+        (lambda: Copies(restart=0.0), "restart"),
         (lambda: MarkovChains(concentration=0.0), "concentration"),
         (lambda: InterleavedChains(n_chains=0), "n_chains"),
         (lambda: WordClasses(n_words=0), "n_words"),
