@@ -67,11 +67,9 @@ class Mixture(Language):
     """Sequences of several languages, each whole sequence from one; the vocabulary is shared.
 
     Examples:
-        >>> mixture = il.languages.Mixture(
-        ...     [il.languages.MarkovChains(n_states=10), il.languages.Copies(n_letters=10, length=5)]
-        ... )
-        >>> mixture.d_vocab
-        11
+        >>> languages = [il.languages.MarkovChains(n_states=10), il.languages.Copies()]
+        >>> il.languages.Mixture(languages).d_vocab
+        65
     """
 
     languages: Sequence[Language]
