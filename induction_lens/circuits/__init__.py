@@ -1,7 +1,7 @@
 """Circuits: how heads compose, read from weights and from runs."""
 
 from induction_lens.circuits.before_after import BeforeAndAfter, before_and_after
-from induction_lens.circuits.circuit import Circuit, Parts, circuit
+from induction_lens.circuits.circuit import Circuit, circuit
 from induction_lens.circuits.composition import (
     Z_THRESHOLD,
     ComposedPair,
@@ -27,6 +27,7 @@ from induction_lens.circuits.ideal import (
 from induction_lens.circuits.matching import MatchingPair, QKMatching, qk_matching
 from induction_lens.circuits.material import Material
 from induction_lens.circuits.other_runs import Nothing, OtherRun, OtherTokens, PreviousTokenChanged
+from induction_lens.circuits.parts import Parts
 from induction_lens.circuits.patching import Edge
 from induction_lens.circuits.paths import PatchedEdge, PathPatching, path_patch
 from induction_lens.circuits.shares import Share

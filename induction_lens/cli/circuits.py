@@ -28,9 +28,9 @@ from induction_lens.cli.failures import loading, say
 from induction_lens.heads import THRESHOLD
 from induction_lens.loading import load
 from induction_lens.progress import libraries_follow
-from induction_lens.reports.circuit import headline, save_circuit, summary
+from induction_lens.reports.circuit import headline, records, save_circuit, summary
 from induction_lens.reports.model.plan import spoken
-from induction_lens.reports.model.sentences import percent
+from induction_lens.reports.numbers import percent
 
 
 @app.command("circuit")
@@ -91,10 +91,7 @@ def circuit_command(
         print_json(
             {
                 "page": str(page),
-                "headline": headline(found),
-                "edges": found.to_frame().to_dict("records"),
-                "cuts": found.cuts.to_frame().to_dict("records"),
-                "sets": found.sets_frame().to_dict("records"),
+                **records(found),
             }
         )
         return
