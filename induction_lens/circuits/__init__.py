@@ -31,10 +31,12 @@ from induction_lens.circuits.parts import Parts
 from induction_lens.circuits.patching import Edge
 from induction_lens.circuits.paths import PatchedEdge, PathPatching, path_patch
 from induction_lens.circuits.shares import Share
+from induction_lens.circuits.strongest import EDGE_MEASURES, strongest_edges
 from induction_lens.circuits.terms import TermImportance, term_importance
 from induction_lens.circuits.weights import HeadWeights, check_bilinear, head_weights, read_width
 
 __all__ = [
+    "EDGE_MEASURES",
     "Z_THRESHOLD",
     "BeforeAndAfter",
     "Changed",
@@ -76,5 +78,6 @@ __all__ = [
     "qk_matching",
     "random_composition",
     "read_width",
+    "strongest_edges",
     "term_importance",
 ]

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -291,7 +292,13 @@ def random_composition(
     d_model = checks.whole_number("d_model", d_model, least=1, most=10**6)
     d_head = checks.whole_number("d_head", d_head, least=1, most=10**5)
     n_draws = checks.whole_number("n_draws", n_draws, least=2, most=100_000)
-    generator = torch.Generator().manual_seed(checks.seed(seed))
+    return _drawn(d_model, d_head, n_draws, checks.seed(seed))
+
+
+@cache
+def _drawn(d_model: int, d_head: int, n_draws: int, seed: int) -> tuple[float, float]:
+    """The same, once for each shape: snapshots of a run share it."""
+    generator = torch.Generator(device="cpu").manual_seed(seed)
 
     def draw(n_rows: int) -> Tensor:
         return torch.randn(n_rows, d_head, generator=generator, dtype=torch.float32, device="cpu")

@@ -1,5 +1,6 @@
 """Figures: each function takes results and returns a plotly figure; none sees a model."""
 
+from induction_lens.plots.edges import edges_over_training
 from induction_lens.plots.results import (
     attention_map,
     binned,
@@ -32,6 +33,7 @@ __all__ = [
     "attention_map",
     "binned",
     "cost_by_position",
+    "edges_over_training",
     "effects_over_training",
     "head_effects",
     "head_map",
