@@ -42,6 +42,7 @@ from induction_lens.models import Model, model_name, shape
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,10 @@ class Circuit:
         frame = changes_frame(changes)
         frame.insert(0, "what", [what for what, several in named for _ in several])
         return frame
+
+    def plot(self) -> go.Figure:
+        """Each edge's share of every quantity, with intervals; random senders are grey."""
+        return self.paths.plot()
 
     def svg(self) -> str:
         """A drawing: layers up, edges as wide as their share of prefix matching."""

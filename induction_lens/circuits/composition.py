@@ -40,8 +40,9 @@ from torch import Tensor
 
 from induction_lens import checks
 from induction_lens.circuits.weights import check_bilinear, head_weights, read_width
-from induction_lens.heads import Head, HeadLike, cells, parse_heads
+from induction_lens.heads import Head, HeadLike, cells, largest, parse_heads
 from induction_lens.models import Model, running, shape
+from induction_lens.style import DIVERGING, color_axis, new_figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -218,19 +219,20 @@ class Composition:
         index = KINDS.index(checks.one_of("kind", kind, KINDS))
         _, n_layers, n_heads, _, _ = self.raw.shape
         table = self.scores[index, 1:, :, :-1].flatten(2).flatten(0, 1)
-        limit = float(table.nan_to_num(nan=0.0).abs().max()) if table.numel() else 1.0
+        limit = largest(table) if table.numel() else 1.0
         heat = go.Heatmap(
             z=cells(table),
             x=[f"{layer}.{head}" for layer in range(n_layers - 1) for head in range(n_heads)],
             y=[f"{layer}.{head}" for layer in range(1, n_layers) for head in range(n_heads)],
-            zmin=-(limit or 1.0),
-            zmax=limit or 1.0,
-            colorscale="RdBu",
+            coloraxis="coloraxis",
             hovertemplate=f"{kind} %{{x}} → %{{y}}: %{{z:.3f}}<extra></extra>",
         )
-        figure = go.Figure(heat)
-        figure.update_xaxes(title="earlier head", type="category")
-        figure.update_yaxes(title="later head", type="category", autorange="reversed")
+        figure = new_figure([heat], height=96 + min(640, max(120, 24 * len(table))))
+        color_axis(figure, DIVERGING, -limit, limit)
+        figure.update_xaxes(title_text="earlier head", type="category", showgrid=False)
+        figure.update_yaxes(
+            title_text="later head", type="category", autorange="reversed", showgrid=False
+        )
         return figure
 
     def _repr_html_(self) -> str:

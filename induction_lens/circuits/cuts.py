@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from induction_lens import checks
 from induction_lens.ablation import AblationMethod
 from induction_lens.ablation.sweep import Job, ablation_losses
+from induction_lens.circuits.drawing import share_bars
 from induction_lens.circuits.edges import CompositionCut, Masked, RandomKeys, TargetKeys, Zeroed
 from induction_lens.circuits.material import Material, copied
 from induction_lens.circuits.measured import copying_share, icl_share
@@ -22,9 +23,11 @@ from induction_lens.estimates import Estimate, columns
 from induction_lens.estimators import Losses
 from induction_lens.heads import Head, HeadLike, names_of, parse_heads
 from induction_lens.models import Model, shape
+from induction_lens.style import CONTROL, METHOD_COLORS
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
 
 Change = tuple[tuple[Head, ...], AblationMethod]
 """Heads, and the method that changes what they put out."""
@@ -69,6 +72,15 @@ class EdgeCuts:
         """One row per cut: `heads`, `method`, `is_control`, and for each quantity its `…_share` and
         what is lost, `…_lost`, with the ends of their intervals."""
         return changes_frame(self.cuts)
+
+    def plot(self) -> go.Figure:
+        """What each cut takes of every quantity, with intervals; controls are grey."""
+        names = [
+            f"{one.method}, control {index}" if one.is_control else one.method
+            for index, one in enumerate(self.cuts)
+        ]
+        colors = [CONTROL if one.is_control else METHOD_COLORS["mean"] for one in self.cuts]
+        return share_bars(names, [one.of for one in self.cuts], colors)
 
     def _repr_html_(self) -> str:
         return self.to_frame().round(3).to_html(index=False)

@@ -64,6 +64,7 @@ from induction_lens.models import (
     shape,
     tolerance,
 )
+from induction_lens.style import CLEAN, new_figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -213,18 +214,18 @@ class QKMatching:
         frame = self.plane()
         heads = zip(frame["layer"].tolist(), frame["head"].tolist(), strict=True)
         names = [f"{layer}.{head}" for layer, head in heads]
-        figure = go.Figure(
-            go.Scatter(
-                x=frame["ov_positivity"].tolist(),
-                y=frame["qk_positivity"].tolist(),
-                text=names,
-                mode="markers+text" if len(names) <= 32 else "markers",
-                textposition="top center",
-                hovertemplate="head %{text}<br>OV %{x:.2f}, QK %{y:.2f}<extra></extra>",
-            )
+        dots = go.Scatter(
+            x=frame["ov_positivity"].tolist(),
+            y=frame["qk_positivity"].tolist(),
+            text=names,
+            mode="markers+text" if len(names) <= 32 else "markers",
+            textposition="top center",
+            marker={"size": 9, "color": CLEAN},
+            hovertemplate="head %{text}<br>OV %{x:.2f}, QK %{y:.2f}<extra></extra>",
         )
-        figure.update_xaxes(title="copying: OV positivity", range=[-1.1, 1.1], zeroline=True)
-        figure.update_yaxes(title="matching: QK positivity", range=[-1.1, 1.1], zeroline=True)
+        figure = new_figure([dots], height=420)
+        figure.update_xaxes(title_text="copying: OV positivity", range=[-1.1, 1.1], zeroline=True)
+        figure.update_yaxes(title_text="matching: QK positivity", range=[-1.1, 1.1], zeroline=True)
         return figure
 
     def _repr_html_(self) -> str:

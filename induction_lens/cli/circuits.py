@@ -53,8 +53,14 @@ def circuit_command(
         float, typer.Option(help="Score above which heads belong to the circuit.")
     ] = THRESHOLD,
     random: Annotated[int, typer.Option(min=0, help="Random circuits and senders.")] = 5,
-    sequences: Annotated[int, typer.Option(min=2, help="Sequences of repeated tokens.")] = 32,
-    texts: Annotated[int, typer.Option(min=0, help="Sequences of text; 0 for none.")] = 32,
+    sequences: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=2, help="Sequences of repeated tokens. Default: 32; 12 from GPT-2 up."),
+    ] = None,
+    texts: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=0, help="Sequences of text, 0 for none. Default: 32; 12 from GPT-2 up."),
+    ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = None,
     trust_remote_code: TrustOption = False,

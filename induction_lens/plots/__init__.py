@@ -11,7 +11,6 @@ from induction_lens.plots.results import (
     loss_by_position,
 )
 from induction_lens.plots.sizes import against_size
-from induction_lens.plots.style import CLEAN, CONTROL, DIVERGING, METHOD_COLORS, SEQUENTIAL
 from induction_lens.plots.training import (
     effects_over_training,
     icl_over_training,
@@ -22,6 +21,7 @@ from induction_lens.plots.training import (
     smear_over_training,
     window_chart,
 )
+from induction_lens.style import CLEAN, CONTROL, DIVERGING, METHOD_COLORS, SEQUENTIAL
 
 __all__ = [
     "CLEAN",

@@ -12,7 +12,7 @@ from torch import Tensor
 from induction_lens import checks
 from induction_lens.dynamics import PhaseChange
 from induction_lens.heads import THRESHOLD, Head
-from induction_lens.plots.style import CONTROL, plain, translucent
+from induction_lens.style import CONTROL, plain, translucent
 from induction_lens.tracking.trajectory import Trajectory
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from induction_lens.plots.curves import (
     strong_heads,
     tokens_axis,
 )
-from induction_lens.plots.style import CLEAN, CONTROL, new_figure
+from induction_lens.style import CLEAN, CONTROL, new_figure
 from induction_lens.tracking.trajectory import Trajectory
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from induction_lens.plots.curves import (
     tokens_axis,
 )
 from induction_lens.plots.results import binned
-from induction_lens.plots.style import (
+from induction_lens.style import (
     CLEAN,
     CONTROL,
     DIVERGING,

@@ -83,7 +83,6 @@ def section(found: Circuit) -> dict[str, Any]:
 def circuit_page(found: Circuit) -> str:
     """The page, as one self-contained HTML document."""
     figure = found.paths.plot()
-    figure.update_layout(height=140 + 26 * len(found.paths.edges))
     return pages.render(
         "circuit.html",
         model=found.model,

@@ -36,6 +36,7 @@ from induction_lens.ablation.methods import (
 from induction_lens.ablation.study import StudiedSets
 from induction_lens.circuits import Circuit, Material
 from induction_lens.circuits import circuit as find_circuit
+from induction_lens.circuits.material import N_SEQUENCES, N_SEQUENCES_OF_LARGE
 from induction_lens.detectors import DETECTORS, AttentionDetector, own_detectors, score_heads
 from induction_lens.files import atomic_path, output_folder, tidy, write_text
 from induction_lens.heads import (
@@ -58,7 +59,6 @@ from induction_lens.reports.model.plan import Costs, Plan, spoken
 from induction_lens.reports.pages import framed
 
 _N_SCORED_TEXT = 32  # sequences of text for the previous-token score
-_N_CIRCUIT_TEXT = 32  # and for what goes through the edges of a circuit
 
 
 @dataclass(frozen=True, eq=False)
@@ -295,7 +295,8 @@ def _circuit(
     """The circuit, and a sentence where there is none."""
     if isinstance(asked, Circuit) or not asked:
         return asked or None, ()
-    text = data.cut(_N_CIRCUIT_TEXT).first() if data.is_text else None
+    n = N_SEQUENCES_OF_LARGE if is_large(model) else N_SEQUENCES
+    text = data.cut(n).first() if data.is_text else None
     try:
         material = Material.of(model, text=text, n_texts=0, seed=seed)
         found = find_circuit(
