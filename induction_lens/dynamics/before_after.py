@@ -57,7 +57,7 @@ def before_and_after_training(
         >>> tracked = il.track(run, out="tracked-ba", text=tokens)
         >>> found = il.dynamics.before_and_after_training(tracked, run.model, text=tokens)
         >>> found.effects.shape[:2]
-        torch.Size([1, 8])
+        torch.Size([1, 4])
     """
     checks.instance("run", run, Trajectory, "read one with Trajectory.read")
     checks.model(after, name="after")

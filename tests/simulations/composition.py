@@ -22,7 +22,13 @@ def untrained(n_layers: int, n_heads: int, d_model: int, d_head: int, *, n: int)
     passed = pairs = 0
     for seed in range(n):
         config = il.toys.ToyConfig(
-            n_layers=n_layers, n_heads=n_heads, d_model=d_model, d_head=d_head, d_vocab=31, n_ctx=16
+            n_layers=n_layers,
+            n_heads=n_heads,
+            d_model=d_model,
+            d_head=d_head,
+            d_vocab=31,
+            n_ctx=16,
+            positions="standard",
         )
         model = il.toys.build_toy(config, device="cpu")
         generator = torch.Generator().manual_seed(seed)
