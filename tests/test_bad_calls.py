@@ -533,6 +533,16 @@ def _cases_of_mechanism(given: SimpleNamespace) -> Iterator[Case]:
         tokens=(*TOKENS[1:], torch.arange(9)[None]),
         n_texts=NUMBERS_FROM_0,
     )
+    yield from _cases(
+        il.circuits.strongest_edges,
+        {"model": model, "previous_token": torch.zeros(2, 3)},
+        model=MODELS,
+        previous_token=(None, 3, torch.zeros(2), torch.zeros(3, 2), [[0.0] * 3] * 2),
+    )
+    for method in (il.circuits.Masked, il.circuits.Zeroed):
+        yield from _cases(method, {}, keys=(None, 3, "induction", il.circuits.TargetKeys))
+    yield from _cases(il.circuits.TargetKeys, {}, detector=(None, 3, "induction"))
+    yield from _cases(il.circuits.RandomKeys, {}, like=(None, 3, "induction"), seed=SEEDS)
     yield from _cases(il.circuits.PreviousTokenChanged, {}, spacing=(1, *FROM_1[:-1]), seed=SEEDS)
     yield from _cases(
         il.circuits.CompositionCut,

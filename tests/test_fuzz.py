@@ -26,7 +26,11 @@ from tests.reports.test_training_report import _run as synthetic_run
 pytestmark = pytest.mark.slow  # every public function with odd arguments
 
 N_DRAWS = 400
-SLOW = ("qk_matching", "train", "load", "report", "training_report", "ngram_control", "text_tokens")
+SLOWEST = ("path_patch", "cut_edge", "ideal_pattern", "circuit")
+SLOW = (
+    *(*SLOWEST, "qk_matching", "before_and_after", "train", "load", "report"),
+    *("training_report", "ngram_control", "text_tokens"),
+)
 ODD = [
     *(None, True, False, 0, 1, -1, 2, 3, 7, 1000, 10**30, -(2**63), 0.5, 2.5, -0.0, 1e300),
     *(
@@ -60,6 +64,64 @@ ODD = [
     ),
 ]
 Good = dict[str, Any]
+
+
+def _mechanism(model: Any) -> list[tuple[Callable[..., Any], Good]]:
+    """What patches, cuts and replaces the edges of circuits."""
+    copies = il.repeated_random_tokens(model, n_tokens=3, n_repeats=3, n_sequences=3)
+    material = il.circuits.Material.of(model, tokens=copies, n_texts=0)
+    scores = il.score_heads(model, tokens=copies)["previous_token"].values
+    before = il.toys.build_toy(
+        il.toys.ToyConfig(n_layers=2, d_model=12, n_heads=3, d_vocab=11, n_ctx=13, seed=1),
+        device="cpu",
+    )
+
+    def cut(method: il.ablation.AblationMethod) -> Tensor:
+        with il.knocked_out(model, "1.0", method=method), torch.no_grad():
+            return model(copies)
+
+    def masked(**options: Any) -> Tensor:
+        return cut(il.circuits.Masked(**options))
+
+    def zeroed(**options: Any) -> Tensor:
+        return cut(il.circuits.Zeroed(**options))
+
+    def composition_cut(**options: Any) -> Tensor:
+        return cut(il.circuits.CompositionCut(**options))
+
+    keys = il.circuits.TargetKeys()
+    edge = {"model": model, "receivers": "1.0", "material": material}
+    return [
+        (masked, {"keys": keys}),
+        (zeroed, {"keys": keys}),
+        (composition_cut, {"senders": ["0.0"], "input": "k"}),
+        (
+            il.circuits.path_patch,
+            {**edge, "senders": "0.0", "inputs": "k", "other": None, "through_mlps": False}
+            | {"n_controls": 1},
+        ),
+        (il.circuits.cut_edge, {**edge, "senders": ["0.0"], "methods": None, "n_controls": 1}),
+        (
+            il.circuits.ideal_pattern,
+            {"model": model, "heads": "1.0", "kind": "induction", "ablation": "mean"}
+            | {"on_text": False, "material": material},
+        ),
+        (
+            il.circuits.circuit,
+            {"model": model, "previous": "0.0", "induction": "1.0", "threshold": 0.3}
+            | {"n_random": 1, "material": material, "announce": None, "seed": 0},
+        ),
+        (
+            il.circuits.Material.of,
+            {"model": model, "tokens": copies, "text": None, "n_sequences": 2, "n_texts": 0}
+            | {"window": 1, "seed": 0},
+        ),
+        (
+            il.circuits.before_and_after,
+            {"before": before, "after": model, "text": copies, "method": "mean", "seed": 0},
+        ),
+        (il.circuits.strongest_edges, {"model": model, "previous_token": scores}),
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +243,7 @@ def functions() -> dict[str, tuple[Callable[..., Any], Good]]:
             {"model": model, "text": tokens, "batch_size": None, "progress": False}
             | {"freeze_norms": True, "freeze_mlps": False},
         ),
+        *_mechanism(model),
         (
             il.detectors.published.published_scores,
             {"model": model, "definitions": ["olsson"], "n_sequences": 2, **measured},
@@ -226,8 +289,7 @@ def functions() -> dict[str, tuple[Callable[..., Any], Good]]:
         (plots.loss_curves, {"run": run, "n_curves": 3}),
     ]
     return {
-        function.__qualname__.removeprefix("functions.<locals>."): (function, good)
-        for function, good in listed
+        function.__qualname__.rsplit("<locals>.")[-1]: (function, good) for function, good in listed
     }
 
 
@@ -236,7 +298,9 @@ NAMES = [
     *("count_ngrams", "ngram_control", "train", "load", "report", "training_report"),
     *("score_heads", "per_token_loss", "icl_score", "ablate", "ablate_each_head", "control_sets"),
     *("composition", "Composition.of", "Composition.top", "Composition.above"),
-    *("random_composition", "qk_matching", "term_importance", "published_scores"),
+    *("random_composition", "qk_matching", "term_importance"),
+    *("masked", "zeroed", "composition_cut", "path_patch", "cut_edge", "ideal_pattern", "circuit"),
+    *("Material.of", "before_and_after", "strongest_edges", "published_scores"),
     *(
         "target_mask",
         "AttentionDetector",
@@ -262,7 +326,7 @@ def test_odd_arguments_give_a_right_value_or_one_clear_line(functions, name, mon
     function, good = functions[name]
     random = Random(name)
     said: list[str] = []
-    n_draws = N_DRAWS // 8 if name in SLOW else N_DRAWS
+    n_draws = N_DRAWS // (20 if name in SLOWEST else 8 if name in SLOW else 1)
     for _ in range(n_draws):
         changed = random.sample(sorted(good), min(len(good), random.randint(1, 3)))
         odd = {option: random.choice(ODD) for option in changed}

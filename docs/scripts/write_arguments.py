@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 
 from induction_lens.estimates import Estimate
-from induction_lens.reports.model.sentences import percent
+from induction_lens.reports.numbers import percent
 from induction_lens.reports.pages import Table
 from induction_lens.reports.training import TrainingReport, page, sentences, training_report
 from induction_lens.reports.training.findings import rows_of

@@ -67,6 +67,21 @@ class Ablation:
         return self.method.preserves_patterns
 
     @property
+    def reads(self) -> bool:
+        """Whether what is written is made from where the heads attend."""
+        return self.method.reads_attention
+
+    @property
+    def by_layers(self) -> bool:
+        """Whether what is written is known where layers are run one by one."""
+        return self.method.position_wise or self.reads
+
+    @property
+    def sending(self) -> set[int]:
+        """Layers of the heads whose outputs may be left out of what later ones read."""
+        return {head.layer for head in self.method.leaves_out}
+
+    @property
     def first_layer(self) -> int:
         """The first layer that is written to: what comes before it is as in a clean run."""
         return min(self.heads, default=0)

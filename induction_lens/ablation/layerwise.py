@@ -23,6 +23,7 @@ from torch import Tensor
 from induction_lens.ablation.hooks import Ablation
 from induction_lens.ablation.outputs import Rows
 from induction_lens.ablation.passes import Passes, passes
+from induction_lens.ablation.seen import attention_of
 from induction_lens.models import (
     AttentionInputs,
     Layer,
@@ -45,9 +46,8 @@ def _(
 ) -> Passes:
     before = [[position - 1 for position in positions] for positions in wanted]
     clean_before = [position - 1 for position in read]
-    freezes = any(ablation.freezes for ablation in ablations)
     of_batch = {layer: z[rows] for layer, z in known.items()}
-    clean, losses = clean_pass(run, batch, rows, clean_before, known=of_batch, freezes=freezes)
+    clean, losses = clean_pass(run, batch, rows, clean_before, known=of_batch, for_=ablations)
     yield [0], losses[None]
     for members, after in ablation_passes(clean, ablations, before, positions_for(run.model)):
         yield [index + 1 for index in members], after
@@ -66,9 +66,11 @@ class CleanPass:
     read: list[int]
     """Positions whose logits are read by anybody, in order."""
     n_pos: int
-    """Positions that are run: up to the last that is read."""
+    """Positions that are run: up to the last that is read; all, where a method reads attention."""
     inputs: dict[int, AttentionInputs] = field(default_factory=dict)
-    """By layer, where patterns are frozen: what its attention is computed from."""
+    """By layer, where patterns are frozen or read: what its attention is computed from."""
+    entering: dict[int, Float[Tensor, "batch pos d_model"]] = field(default_factory=dict)
+    """By layer, where patterns are read: the residual stream before its attention, everywhere."""
     outputs: dict[int, Float[Tensor, "batch _ head d_head"]] = field(default_factory=dict)
     """By layer: `z`; of the last layer at `read` only."""
     before: dict[int, Float[Tensor, "batch _ d_model"]] = field(default_factory=dict)
@@ -102,7 +104,7 @@ def clean_pass(
     read: list[int],
     *,
     known: Mapping[int, Float[Tensor, "batch pos head d_head"]],
-    freezes: bool,
+    for_: Sequence[Ablation],
 ) -> tuple[CleanPass, Float[Tensor, "batch read_pos"]]:
     """Run a batch; what ablations need of it, and its losses in nats.
 
@@ -112,12 +114,16 @@ def clean_pass(
         rows: Which rows of the whole set it is.
         read: Positions whose logits are read, in order.
         known: By layer, the outputs `z` of the batch, where they need not be computed.
-        freezes: Keep what attention is computed from.
+        for_: The ablations that start from it.
     """
-    clean = CleanPass(run, tokens, rows, read, n_pos=read[-1] + 1)
+    freezes = any(ablation.freezes for ablation in for_)
+    reading = {ablation.first_layer for ablation in for_ if ablation.reads}
+    clean = CleanPass(run, tokens, rows, read, n_pos=tokens.shape[1] if reading else read[-1] + 1)
     residual = tokens  # there is a layer at least
     for layer in run.layers(tokens[:, : clean.n_pos], read=clean.at(clean.last, read)):
-        if freezes:
+        if layer.index in reading:
+            clean.entering[layer.index] = layer.entering
+        if freezes or layer.index in reading:
             clean.inputs[layer.index] = layer.inputs
         elif layer.index in known:
             z = known[layer.index]
@@ -143,12 +149,12 @@ def ablation_passes(
     Yields:
         The ablations' indices, and their losses in nats at the positions that they want.
     """
-    groups: dict[tuple[int, bool, tuple[int, ...]], list[int]] = {}
+    groups: dict[tuple[int, bool, bool, tuple[int, ...]], list[int]] = {}
     for index, (ablation, read) in enumerate(zip(ablations, wanted, strict=True)):
-        key = (ablation.first_layer, ablation.freezes, tuple(read))
+        key = (ablation.first_layer, ablation.freezes, ablation.reads, tuple(read))
         groups.setdefault(key, []).append(index)
     n_sequences = len(clean.tokens)
-    for (first, _, read), members in groups.items():
+    for (first, _, _, read), members in groups.items():
         n_run = len(read) if first == clean.last else clean.n_pos
         stack = max(1, n_positions // (n_run * n_sequences)) if clean.run.stacks else 1
         for start in range(0, len(members), stack):
@@ -158,38 +164,54 @@ def ablation_passes(
 
 def _losses(clean: CleanPass, ablations: list[Ablation], read: list[int]) -> Tensor:
     """Losses [ablation batch read_pos] of ablations that start at the same layer."""
-    residual = _from_first_layer(clean, ablations, read)
+    sent: list[dict[int, Tensor]] = [dict(clean.outputs) for _ in ablations]
+    residual = _from_first_layer(clean, ablations, read, sent)
     first = ablations[0].first_layer + 1
     for layer in clean.run.layers_from(first, residual, read=clean.at(clean.last, read)):
-        _write(clean, layer, ablations)
+        _write(clean, layer, ablations, sent)
         residual = layer.leaving
     return clean.losses(residual, read).unflatten(0, (len(ablations), -1))
 
 
-def _from_first_layer(clean: CleanPass, ablations: list[Ablation], read: list[int]) -> Tensor:
-    """The residual stream [ablation * batch, …] that leaves the first layer that is written to."""
+def _from_first_layer(
+    clean: CleanPass, ablations: list[Ablation], read: list[int], sent: list[dict[int, Tensor]]
+) -> Tensor:
+    """The residual stream [ablation * batch, …] that leaves the first layer that is written to.
+
+    What heads put out there is noted in `sent`, for methods that leave it out of what is read.
+    """
     layer = ablations[0].first_layer
     z, before, middle = clean.outputs[layer], clean.before[layer], clean.middle[layer]
-    positions = range(clean.n_pos)
-    if layer == clean.last:  # what was kept is at clean.read
-        positions = read
-    if layer == clean.last and read != clean.read:
+    at = clean.at(layer, read)
+    positions = range(clean.n_pos) if at is None else at
+    if layer == clean.last and read != clean.read:  # what was kept is at clean.read
         place = {position: index for index, position in enumerate(clean.read)}
         kept = [place[position] for position in read]
         z, before, middle = z[:, kept], before[:, kept], middle[:, kept]
     changed = []
-    for ablation in ablations:
+    for ablation, outputs in zip(ablations, sent, strict=True):
         heads = ablation.heads.get(layer, [])
         old = z[:, :, heads]
-        new = ablation.replaced(layer, old, clean.rows, positions)
+        if ablation.reads:
+            whole = clean.inputs[layer], clean.entering[layer]
+            new = _by_attention(clean, layer, ablation, *whole, sent=outputs, at=at)
+        else:
+            new = ablation.replaced(layer, old, clean.rows, positions)
         changed.append(middle + clean.run.change(layer, new - old, heads))
+        if layer in ablation.sending:
+            outputs[layer] = z.clone()
+            outputs[layer][:, :, heads] = new
     before = before.repeat(len(ablations), 1, 1)
     return clean.run.after_attention(layer, before, torch.cat(changed))
 
 
-def _write(clean: CleanPass, layer: Layer, ablations: list[Ablation]) -> None:
+def _write(
+    clean: CleanPass, layer: Layer, ablations: list[Ablation], sent: list[dict[int, Tensor]]
+) -> None:
     """Write to what the heads of a layer after the first put out."""
-    inputs = clean.run.attention_inputs(layer.index, layer.entering, layer.read)
+    reads = any(ablation.reads and layer.index in ablation.heads for ablation in ablations)
+    queries = None if reads else layer.read
+    inputs = clean.run.attention_inputs(layer.index, layer.entering, queries)
     if ablations[0].freezes:
         frozen, n = clean.inputs[layer.index], len(ablations)
         query, key = (x.repeat(n, 1, 1, 1) for x in (frozen.query, frozen.key))
@@ -197,8 +219,44 @@ def _write(clean: CleanPass, layer: Layer, ablations: list[Ablation]) -> None:
     layer.inputs = inputs
     positions = range(clean.n_pos) if layer.read is None else layer.read
     by_ablation = layer.z.unflatten(0, (len(ablations), -1))  # views: what is written goes to z
-    for ablation, z in zip(ablations, by_ablation, strict=True):
+    n_rows = by_ablation.shape[1]
+    for index, (ablation, z) in enumerate(zip(ablations, by_ablation, strict=True)):
         heads = ablation.heads.get(layer.index, [])
-        if heads:
+        if heads and ablation.reads:
+            rows = slice(index * n_rows, (index + 1) * n_rows)
+            whole = inputs.of_rows(rows), layer.entering[rows]
+            z[:, :, heads] = _by_attention(
+                clean, layer.index, ablation, *whole, sent=sent[index], at=layer.read
+            )
+        elif heads:
             written = ablation.replaced(layer.index, z[:, :, heads], clean.rows, positions)
             z[:, :, heads] = written
+        if layer.index in ablation.sending:
+            sent[index][layer.index] = z
+
+
+def _by_attention(
+    clean: CleanPass,
+    layer: int,
+    ablation: Ablation,
+    inputs: AttentionInputs,
+    entering: Tensor,
+    *,
+    sent: Mapping[int, Tensor],
+    at: list[int] | None,
+) -> Tensor:
+    """What is written at some positions by a method that reads attention, and sees them all."""
+    heads = ablation.heads[layer]
+    seen = attention_of(
+        clean.run,
+        clean.tokens,
+        layer=layer,
+        heads=heads,
+        inputs=inputs,
+        entering=entering,
+        sent=sent,
+        senders=ablation.method.leaves_out,
+    )
+    whole = clean.run.attend(layer, inputs.of_heads(heads))
+    written = ablation.replaced(layer, whole, clean.rows, range(clean.n_pos), seen)
+    return written if at is None else written[:, at]

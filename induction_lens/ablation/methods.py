@@ -90,8 +90,8 @@ class AblationMethod(ABC):
     model be run layer by layer, where `z` may hold only the positions that somebody reads, and with
     a key/value cache, where it holds one; otherwise `z` holds whole sequences."""
     reads_attention: ClassVar[bool] = False
-    """Whether what is written is made from where the heads attend, `place.attention`. The model is
-    then run whole, and without a key/value cache."""
+    """Whether what is written is made from where the heads attend, `place.attention`. `z` then
+    holds whole sequences, and there is no key/value cache."""
     reference: Tokens | None = None
     """The sequences to take outputs from; None takes the sequences that are measured."""
 

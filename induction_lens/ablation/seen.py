@@ -1,14 +1,16 @@
 """What heads do on one forward pass, for methods that change where heads attend.
 
 Such a method reads the heads' pattern and values, and writes what they put out by another pattern.
-That they put out their pattern times their values is checked on every pass.
+That they put out their pattern times their values is checked on every pass of a model that runs its
+own code; one that is run layer by layer was compared with the model before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -23,7 +25,7 @@ from induction_lens.models import (
     Projector,
     Site,
     hook_name,
-    output_weights,
+    pattern_of,
     reading,
     tolerance,
 )
@@ -49,6 +51,68 @@ class HeadAttention:
     ) -> Float[Tensor, "batch query_pos chosen d_head"]:
         """What they put out by another pattern."""
         return torch.einsum("bhqk,bkhe->bqhe", pattern.to(self.value), self.value)
+
+
+@runtime_checkable
+class Layers(Protocol):
+    """The layers of a model that are run one by one, by `LayerByLayer` or inside a caller's pass
+    by `Projector`."""
+
+    def attention_inputs(self, layer: int, residual: Tensor) -> AttentionInputs:
+        """Queries, keys and values of a layer, from the residual stream that enters it."""
+        ...
+
+    def attend(self, layer: int, inputs: AttentionInputs) -> Tensor:
+        """What heads put out that have these inputs."""
+        ...
+
+    def change(self, layer: int, z: Tensor, heads: list[int]) -> Tensor:
+        """What some heads' outputs add to the residual stream."""
+        ...
+
+    def scale(self, layer: int) -> float:
+        """What attention scores are multiplied with."""
+        ...
+
+
+def attention_of(
+    layers: Layers,
+    tokens: Int[Tensor, "batch pos"],
+    *,
+    layer: int,
+    heads: Sequence[int],
+    inputs: AttentionInputs,
+    entering: Float[Tensor, "batch pos d_model"],
+    sent: Mapping[int, Float[Tensor, "batch pos head d_head"]],
+    senders: Sequence[Head],
+) -> HeadAttention:
+    """What chosen heads of a layer do, from what its attention is computed from.
+
+    Args:
+        layers: The model.
+        tokens: The batch.
+        layer: Which layer.
+        heads: Which of its heads.
+        inputs: Queries, keys and values of all of its heads.
+        entering: The residual stream that these are computed from.
+        sent: By layer, what all heads put out on this pass, where there are senders.
+        senders: Heads whose outputs may be left out of what they read.
+    """
+    live = inputs.of_heads(heads)
+
+    def inputs_without() -> tuple[AttentionInputs, AttentionInputs]:
+        left = entering
+        for index in sorted({head.layer for head in senders if head.layer < layer}):
+            of_layer = [head.head for head in senders if head.layer == index]
+            left = left - layers.change(index, sent[index][:, :, of_layer], of_layer)
+        return live, layers.attention_inputs(layer, left).of_heads(heads)
+
+    def attend(changed: AttentionInputs) -> Tensor:
+        return layers.attend(layer, changed)
+
+    assert live.value is not None
+    pattern = pattern_of(live, scale=layers.scale(layer))
+    return HeadAttention(tokens, pattern, live.value, inputs_without, attend)
 
 
 class Seen:
@@ -132,28 +196,21 @@ class Seen:
     def _computed(self, projector: Projector, layer: int, heads: list[int]) -> HeadAttention:
         """By queries, keys and values from the residual stream that enters the layer."""
         residual = self._kept.pop(hook_name("resid_pre", layer))
-        live = _of_heads(projector.inputs(layer, residual), heads)
-
-        def inputs_without() -> tuple[AttentionInputs, AttentionInputs]:
-            cut = projector.inputs(layer, residual - self._written(layer, residual))
-            return live, _of_heads(cut, heads)
-
-        def attend(inputs: AttentionInputs) -> Tensor:
-            return projector.attend(layer, inputs)
-
+        sent = {head.layer: self._kept[hook_name("z", head.layer)] for head in self._before(layer)}
         assert self._tokens is not None
-        assert live.value is not None
-        pattern = projector.pattern(layer, live)
-        return HeadAttention(self._tokens, pattern, live.value, inputs_without, attend)
+        return attention_of(
+            projector,
+            self._tokens,
+            layer=layer,
+            heads=heads,
+            inputs=projector.attention_inputs(layer, residual),
+            entering=residual,
+            sent=sent,
+            senders=self._senders,
+        )
 
-    def _written(self, layer: int, residual: Tensor) -> Tensor:
-        """What the senders before a layer wrote to the residual stream."""
-        written = torch.zeros_like(residual)
-        for head in self._senders:
-            if head.layer < layer:
-                z = self._kept[hook_name("z", head.layer)][:, :, head.head]
-                written += z @ output_weights(self._model, head.layer)[head.head]
-        return written
+    def _before(self, layer: int) -> list[Head]:
+        return [head for head in self._senders if head.layer < layer]
 
     def _see(self, tokens: Tensor) -> None:
         self._tokens = torch.atleast_2d(tokens)
@@ -164,8 +221,3 @@ class Seen:
                 self._kept[name] = activation
 
         return hook
-
-
-def _of_heads(inputs: AttentionInputs, heads: Sequence[int]) -> AttentionInputs:
-    value = None if inputs.value is None else inputs.value[:, :, list(heads)]
-    return AttentionInputs(inputs.query[:, :, list(heads)], inputs.key[:, :, list(heads)], value)

@@ -208,11 +208,12 @@ def _losses(
     read_by = [union, *wanted]
     device = device_of(model)
     failed: list[Tensor] = []
-    mixing = next((a.method.label for a in ablations if not a.method.position_wise), None)
+    reads = any(ablation.reads for ablation in ablations)
+    mixing = next((a.method.label for a in ablations if not a.by_layers), None)
     why_whole = f"{mixing} ablation may look at several positions" if mixing else ""
     example = tokens[:1, : union[-1]].to(device)
     with run(model, example, unembeds=True, why_whole=why_whole) as road:
-        size = road.batch_size(tokens.shape[1]) if batch_size is None else batch_size
+        size = batch_size or road.batch_size(tokens.shape[1], patterns=reads)
         for part in batches(len(tokens), size):
             batch = tokens[part].to(device)
             here = {"known": known, "rough": rough}

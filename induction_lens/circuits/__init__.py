@@ -1,7 +1,7 @@
 """Circuits: how heads compose, read from weights and from runs."""
 
 from induction_lens.circuits.before_after import BeforeAndAfter, before_and_after
-from induction_lens.circuits.circuit import Circuit, Parts, circuit
+from induction_lens.circuits.circuit import Circuit, circuit
 from induction_lens.circuits.composition import (
     Z_THRESHOLD,
     ComposedPair,
@@ -27,13 +27,16 @@ from induction_lens.circuits.ideal import (
 from induction_lens.circuits.matching import MatchingPair, QKMatching, qk_matching
 from induction_lens.circuits.material import Material
 from induction_lens.circuits.other_runs import Nothing, OtherRun, OtherTokens, PreviousTokenChanged
+from induction_lens.circuits.parts import Parts
 from induction_lens.circuits.patching import Edge
 from induction_lens.circuits.paths import PatchedEdge, PathPatching, path_patch
 from induction_lens.circuits.shares import Share
+from induction_lens.circuits.strongest import EDGE_MEASURES, strongest_edges
 from induction_lens.circuits.terms import TermImportance, term_importance
 from induction_lens.circuits.weights import HeadWeights, check_bilinear, head_weights, read_width
 
 __all__ = [
+    "EDGE_MEASURES",
     "Z_THRESHOLD",
     "BeforeAndAfter",
     "Changed",
@@ -75,5 +78,6 @@ __all__ = [
     "qk_matching",
     "random_composition",
     "read_width",
+    "strongest_edges",
     "term_importance",
 ]

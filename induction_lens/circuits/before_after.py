@@ -23,12 +23,14 @@ from induction_lens.ablation import AblationMethod
 from induction_lens.ablation.methods import MAIN_METHOD, Method, as_method
 from induction_lens.ablation.sweep import Job, ablation_losses
 from induction_lens.estimates import Estimate, bootstrap_mean, columns
-from induction_lens.heads import Head, HeadLike
+from induction_lens.heads import Head, HeadLike, cells, largest
 from induction_lens.metrics import per_token_loss
 from induction_lens.models import Model, Tokens, sequences_of, shape
+from induction_lens.style import DIVERGING, color_axis, new_figure
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,11 +40,11 @@ class BeforeAndAfter:
     method: str
     """How heads were knocked out of the model after the change."""
     change: Float[Tensor, " example"]
-    """Loss after minus loss before, of one token of each sequence, in nats."""
+    """Loss after minus loss before, of each chosen token, in nats."""
     effects: Float[Tensor, "layer head example"]
     """Loss without each head minus loss with it, of the same tokens, after the change, in nats."""
     positions: Int[Tensor, " example"]
-    """Which token of each sequence it is."""
+    """At which position of its sequence each is."""
     documents: Int[Tensor, " example"] | None = None
     """What intervals are over, where that is not the sequences."""
 
@@ -87,6 +89,24 @@ class BeforeAndAfter:
                 row |= columns("projection", self.projection(head))
                 rows.append(row | {"undone": self.undone(head)})
         return pd.DataFrame(rows)
+
+    def plot(self) -> go.Figure:
+        """Which part of the change each head's knock-out undoes: layers down, heads across."""
+        import plotly.graph_objects as go
+
+        n_layers, n_heads, _ = self.effects.shape
+        undone = self.to_frame()["undone"].tolist()
+        table = torch.tensor(undone, dtype=torch.float32, device="cpu").view(n_layers, n_heads)
+        limit = largest(table)
+        hover = "head %{y}.%{x}: undoes %{z:.3f}<extra></extra>"
+        heat = go.Heatmap(z=cells(table), coloraxis="coloraxis", hovertemplate=hover)
+        figure = new_figure([heat], height=96 + min(46, max(14, 720 // n_layers)) * n_layers)
+        color_axis(figure, DIVERGING, -limit, limit)
+        figure.update_xaxes(title_text="head", showgrid=False, zeroline=False)
+        figure.update_yaxes(
+            title_text="layer", autorange="reversed", showgrid=False, zeroline=False
+        )
+        return figure
 
     def _repr_html_(self) -> str:
         return self.to_frame().round(3).to_html(index=False)
@@ -134,25 +154,51 @@ def before_and_after(
     tokens = sequences.one_length("before and after")
     positions = _one_of_each(tokens, seed=seed)
     rows = torch.arange(len(tokens), device="cpu")
+    documents = sequences.documents
+    return along_change(
+        after,
+        tokens,
+        (rows, positions),
+        per_token_loss(before, tokens)[rows, positions],
+        method=chosen,
+        documents=None if documents is None else sequences.units(tokens.shape[1] - 1),
+    )
+
+
+def along_change(
+    after: Model,
+    tokens: Int[Tensor, "batch pos"],
+    chosen: tuple[Int[Tensor, " example"], Int[Tensor, " example"]],
+    before: Float[Tensor, " example"],
+    *,
+    method: AblationMethod,
+    documents: Int[Tensor, " example"] | None,
+) -> BeforeAndAfter:
+    """Each head's knock-out out of `after`, along what changed since losses were `before`.
+
+    Args:
+        after: The model after the change.
+        tokens: Sequences of one length.
+        chosen: Rows and positions of the tokens whose losses are taken.
+        before: Their losses before the change, in nats.
+        method: How heads are knocked out, one at a time.
+        documents: What intervals are over, where that is not the tokens.
+
+    Raises:
+        ValueError: If no loss changed.
+    """
+    rows, positions = chosen
     n_layers, n_heads = shape(after).n_layers, shape(after).n_heads
-    heads = [Head(layer, head) for layer in range(n_layers) for head in range(n_heads)]
     read = tuple(sorted(set(positions.tolist())))
-    jobs = [Job((head,), chosen, read) for head in heads]
+    jobs = [Job((Head(n, h),), method, read) for n in range(n_layers) for h in range(n_heads)]
     clean, without = ablation_losses(after, jobs, tokens)
-    losses_before = per_token_loss(before, tokens)[rows, positions]
     losses_after = clean.long[rows, positions]
-    change = losses_after - losses_before
+    change = losses_after - before
     if not bool((change != 0).any()):
         raise ValueError("expected losses that changed, got the same; pass other weights before")
     effects = without.long[:, rows, positions] - losses_after
-    documents = sequences.documents
-    return BeforeAndAfter(
-        chosen.label,
-        change,
-        effects.unflatten(0, (n_layers, n_heads)),
-        positions,
-        None if documents is None else sequences.units(tokens.shape[1] - 1),
-    )
+    effects = effects.unflatten(0, (n_layers, n_heads))
+    return BeforeAndAfter(method.label, change, effects, positions, documents)
 
 
 def _one_of_each(tokens: Int[Tensor, "batch pos"], *, seed: int) -> Int[Tensor, " batch"]:

@@ -10,13 +10,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-from jaxtyping import Int
-from torch import Tensor
 
 from induction_lens import checks
 from induction_lens.ablation import control_sets
@@ -26,41 +22,27 @@ from induction_lens.circuits.cuts import (
     Change,
     Changed,
     EdgeCuts,
-    change_shares,
+    change_losses,
     changes_frame,
-    cut_edge,
+    edge_changes,
+    edge_cuts,
+    shares_of,
 )
 from induction_lens.circuits.drawing import circuit_svg
-from induction_lens.circuits.ideal import IdealPattern, ideal_pattern
+from induction_lens.circuits.edges import CompositionCut, Masked, Zeroed
+from induction_lens.circuits.ideal import IdealPattern, Kind, explained_by, ideal_changes
 from induction_lens.circuits.matching import QKMatching, qk_matching
 from induction_lens.circuits.material import Material
+from induction_lens.circuits.parts import HeadsLike, Parts, estimated_seconds, parts_of
 from induction_lens.circuits.patching import INPUTS, Edge
 from induction_lens.circuits.paths import PathPatching, path_patch
 from induction_lens.detectors import score_heads
-from induction_lens.heads import THRESHOLD, Head, HeadLike, ScoreTable, names_of, parse_heads
-from induction_lens.metrics import per_token_loss
+from induction_lens.heads import THRESHOLD, Head, ScoreTable, names_of
 from induction_lens.models import Model, model_name, shape
 
 if TYPE_CHECKING:
     import pandas as pd
-
-HeadsLike = Iterable[HeadLike] | HeadLike
-_SPACING = 8  # passes of the other run in path patching
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Which heads a circuit is made of."""
-
-    previous: tuple[Head, ...]
-    """Previous-token heads, each in a layer before that of an induction head."""
-    induction: tuple[Head, ...]
-    """Induction heads, each in a layer after that of a previous-token head."""
-
-    @property
-    def heads(self) -> tuple[Head, ...]:
-        """All of them."""
-        return tuple(sorted({*self.previous, *self.induction}))
+    import plotly.graph_objects as go
 
 
 @dataclass(frozen=True)
@@ -140,6 +122,10 @@ class Circuit:
         frame.insert(0, "what", [what for what, several in named for _ in several])
         return frame
 
+    def plot(self) -> go.Figure:
+        """Each edge's share of every quantity, with intervals; random senders are grey."""
+        return self.paths.plot()
+
     def svg(self) -> str:
         """A drawing: layers up, edges as wide as their share of prefix matching."""
         return circuit_svg(self)
@@ -215,13 +201,8 @@ def circuit(
         n_controls=n_random,
         material=material,
     )
-    cuts = cut_edge(model, parts.induction, senders=parts.previous, n_controls=1, material=material)
-    on_text = material.text is not None
-    ideal = tuple(
-        ideal_pattern(model, heads, kind=kind, on_text=on_text, material=material)
-        for heads, kind in ((parts.previous, "previous_token"), (parts.induction, "induction"))
-    )
-    without, alone = _sets(model, parts, material, n_random=n_random, seed=seed)
+    cuts, ideal, sets = _changed(model, parts, material, n_random=n_random, seed=seed)
+    without, alone = sets
     return Circuit(
         model=model_name(model),
         parts=parts,
@@ -239,67 +220,6 @@ def circuit(
     )
 
 
-def parts_of(
-    model: Model,
-    scores: ScoreTable,
-    previous: HeadsLike | None,
-    induction: HeadsLike | None,
-    *,
-    threshold: float,
-) -> Parts:
-    """The heads of a circuit: those named, or those that score above the threshold.
-
-    Raises:
-        ValueError: If no previous-token head is before an induction head.
-    """
-    sizes = shape(model)
-    bounds = {"n_layers": sizes.n_layers, "n_heads": sizes.n_heads}
-    first = scores["previous_token"].above(threshold)
-    second = scores["induction"].above(threshold)
-    first = first if previous is None else parse_heads(previous, **bounds)
-    second = second if induction is None else parse_heads(induction, **bounds)
-    senders = tuple(sorted(s for s in first if any(s.layer < r.layer for r in second)))
-    receivers = tuple(sorted(r for r in second if any(s.layer < r.layer for s in first)))
-    if not senders:
-        named = f"{names_of(first) or 'none'} and {names_of(second) or 'none'}"
-        raise ValueError(
-            "expected a previous-token head in a layer before that of an induction head, got "
-            f"{named}; lower the threshold of {threshold:g}, or name the heads yourself"
-        )
-    return Parts(senders, receivers)
-
-
-def estimated_seconds(model: Model, parts: Parts, material: Material, *, n_random: int) -> float:
-    """About how long `circuit` takes, from one clean pass over a few sequences.
-
-    What is counted is whole passes: a patched edge runs the layers from its receiver's on, a cut
-    or a random circuit all of them.
-    """
-    n_layers = shape(model).n_layers
-    last_sender = max(parts.previous).layer
-    first_receiver = min(parts.induction).layer
-    n_pairs = len(parts.previous) * len(parts.induction) + 1
-    n_edges = 3 * (n_pairs + n_random * len(parts.induction))
-    tail = (n_layers - first_receiver) / n_layers
-    patches = 2 + _SPACING * (last_sender + 1) / n_layers + n_edges * tail
-    cuts = 3 * 2 + 2 * 2
-    sets = 2 * (1 + n_random)
-    seconds = per_sequence_seconds(model, material.tokens) * len(material.tokens)
-    if material.text is not None:
-        text = material.text.sequences
-        seconds += per_sequence_seconds(model, text.tokens) * len(text)
-    return seconds * (patches + 2 * cuts + sets)
-
-
-def per_sequence_seconds(model: Model, tokens: Int[Tensor, "batch pos"]) -> float:
-    """How long a clean pass over one sequence takes, from two of them; the first call warms up."""
-    few = tokens[:2]
-    per_token_loss(model, few, progress=False)
-    start = time.perf_counter()
-    per_token_loss(model, few, progress=False)
-    return (time.perf_counter() - start) / len(few)
-
-
 def _from_weights(
     model: Model, material: Material
 ) -> tuple[tuple[Composition | None, QKMatching | None], tuple[str, ...]]:
@@ -315,20 +235,48 @@ def _from_weights(
     return (composed, matched), tuple(notes)
 
 
-def _sets(
+def _changed(
     model: Model, parts: Parts, material: Material, *, n_random: int, seed: int
-) -> tuple[list[Changed], list[Changed]]:
-    """What is lost without the circuit and each random one, and with each of them alone."""
-    sizes = shape(model)
+) -> tuple[EdgeCuts, tuple[IdealPattern, ...], tuple[list[Changed], list[Changed]]]:
+    """Edges cut, perfect patterns, and what is lost without the circuit and each random one, and
+    with each of them alone: all in the same passes."""
+    sizes, method = shape(model), as_method(MAIN_METHOD)
+    cuts = edge_changes(
+        parts.induction,
+        [Masked(), Zeroed(), CompositionCut(parts.previous)],
+        n_heads=sizes.n_heads,
+        n_controls=1,
+    )
+    circuits = [parts.heads, *_random_circuits(model, parts, n=n_random, seed=seed)]
     everything = [Head(n, h) for n in range(sizes.n_layers) for h in range(sizes.n_heads)]
-    method = as_method(MAIN_METHOD)
-    random = control_sets(model, parts.heads, n=n_random, seed=seed) if n_random else []
-    circuits = [parts.heads, *random]
     others = [tuple(h for h in everything if h not in chosen) for chosen in circuits]
-    changes: list[Change] = [(heads, method) for heads in (*circuits, *others)]
-    found = change_shares(model, changes, material)
+    sets: list[Change] = [(heads, method) for heads in (*circuits, *others)]
+    kinds: list[tuple[tuple[Head, ...], Kind]] = [
+        (parts.previous, "previous_token"),
+        (parts.induction, "induction"),
+    ]
+    ideal = [change for one in kinds for change in ideal_changes(*one, method)]
+    changes = [*(change for _, change in cuts), *sets]
+    losses = change_losses(model, changes, material, everywhere=ideal)
+    found = shares_of(losses, len(changes), material)
+    on_text = losses.text is not None
+    clean, changed = losses.tokens if losses.text is None else losses.text
+    ideals = []
+    for index, (heads, kind) in enumerate(kinds):
+        start = len(changes) + 2 * index
+        both = clean, changed[start : start + 2]
+        ideals.append(explained_by(heads, kind, method, both, material, on_text=on_text))
     made = [
         Changed(heads, method.label, index % len(circuits) > 0, of)
-        for index, ((heads, _), of) in enumerate(zip(changes, found, strict=True))
+        for index, ((heads, _), of) in enumerate(zip(sets, found[len(cuts) :], strict=True))
     ]
-    return made[: len(circuits)], made[len(circuits) :]
+    return (
+        edge_cuts(cuts, found[: len(cuts)]),
+        tuple(ideals),
+        (made[: len(circuits)], made[len(circuits) :]),
+    )
+
+
+def _random_circuits(model: Model, parts: Parts, *, n: int, seed: int) -> list[tuple[Head, ...]]:
+    """Random sets of as many heads in each layer."""
+    return [tuple(heads) for heads in control_sets(model, parts.heads, n=n, seed=seed)] if n else []

@@ -14,16 +14,20 @@ from typing import TYPE_CHECKING, Any
 from induction_lens import checks
 from induction_lens.ablation import AblationMethod
 from induction_lens.ablation.sweep import Job, ablation_losses
+from induction_lens.circuits.drawing import share_bars
 from induction_lens.circuits.edges import CompositionCut, Masked, RandomKeys, TargetKeys, Zeroed
 from induction_lens.circuits.material import Material, copied
 from induction_lens.circuits.measured import copying_share, icl_share
 from induction_lens.circuits.shares import Quantity, Share
 from induction_lens.estimates import Estimate, columns
+from induction_lens.estimators import Losses
 from induction_lens.heads import Head, HeadLike, names_of, parse_heads
 from induction_lens.models import Model, shape
+from induction_lens.style import CONTROL, METHOD_COLORS
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
 
 Change = tuple[tuple[Head, ...], AblationMethod]
 """Heads, and the method that changes what they put out."""
@@ -68,6 +72,15 @@ class EdgeCuts:
         """One row per cut: `heads`, `method`, `is_control`, and for each quantity its `…_share` and
         what is lost, `…_lost`, with the ends of their intervals."""
         return changes_frame(self.cuts)
+
+    def plot(self) -> go.Figure:
+        """What each cut takes of every quantity, with intervals; controls are grey."""
+        names = [
+            f"{one.method}, control {index}" if one.is_control else one.method
+            for index, one in enumerate(self.cuts)
+        ]
+        colors = [CONTROL if one.is_control else METHOD_COLORS["mean"] for one in self.cuts]
+        return share_bars(names, [one.of for one in self.cuts], colors)
 
     def _repr_html_(self) -> str:
         return self.to_frame().round(3).to_html(index=False)
@@ -139,18 +152,79 @@ def cut_edge(
         checks.instance("each of methods", method, AblationMethod, "for instance Masked()")
     material = Material.of(model) if material is None else material
     checks.instance("material", material, Material, "make one with Material.of(model)")
+    cuts = edge_changes(heads, methods, n_heads=sizes.n_heads, n_controls=n_controls)
+    found = change_shares(model, [change for _, change in cuts], material)
+    return edge_cuts(cuts, found)
+
+
+def edge_changes(
+    heads: tuple[Head, ...],
+    methods: Sequence[AblationMethod],
+    *,
+    n_heads: int,
+    n_controls: int,
+) -> list[tuple[bool, Change]]:
+    """Each cut of some heads' edges, and its controls after it; whether it is one."""
     changes: list[tuple[bool, Change]] = []
     for method in methods:
         changes.append((False, (heads, method)))
-        controls = _controls(method, heads, sizes.n_heads, n=n_controls)
+        controls = _controls(method, heads, n_heads, n=n_controls)
         changes += [(True, (heads, control)) for control in controls]
-    found = change_shares(model, [change for _, change in changes], material)
+    return changes
+
+
+def edge_cuts(
+    cuts: Sequence[tuple[bool, Change]], found: Sequence[dict[Quantity, Share]]
+) -> EdgeCuts:
+    """Cuts, with what each takes away."""
     return EdgeCuts(
         tuple(
             Changed(heads, method.label, is_control, of)
-            for (is_control, (heads, method)), of in zip(changes, found, strict=True)
+            for (is_control, (heads, method)), of in zip(cuts, found, strict=True)
         )
     )
+
+
+@dataclass(frozen=True)
+class ChangeLosses:
+    """Losses of the clean model, and with each of some changes."""
+
+    tokens: tuple[Losses, Losses]
+    """On repeated tokens, everywhere."""
+    text: tuple[Losses, Losses] | None
+    """On text, where the ICL score is read; None: there is none."""
+
+
+def change_losses(
+    model: Model,
+    changes: Sequence[Change],
+    material: Material,
+    *,
+    everywhere: Sequence[Change] = (),
+) -> ChangeLosses:
+    """Losses with each change of some heads, all in the same passes.
+
+    Args:
+        model: A hooked model.
+        changes: The changes.
+        material: What to measure on.
+        everywhere: More of them, which come after those, and whose losses of all tokens are wanted:
+            on the text, if there is some, or else on the repeated tokens.
+
+    Raises:
+        InterventionError: If a change does not act as it says.
+    """
+    jobs, more = ([Job(*change) for change in some] for some in (changes, everywhere))
+    text = material.text
+    if text is None:
+        return ChangeLosses(ablation_losses(model, [*jobs, *more], material.tokens), None)
+    on_tokens = ablation_losses(model, jobs, material.tokens)
+    reads, short_reads = text.estimator.reads(text.at)
+    read: dict[str, Any] = {"positions": tuple(reads), "short_positions": tuple(short_reads)}
+    jobs = [dataclasses.replace(job, **read) for job in jobs]
+    more = [dataclasses.replace(job, short_positions=()) for job in more]
+    on_text = text.losses(model, [*jobs, *more], batch_size=None, progress=True)
+    return ChangeLosses(on_tokens, on_text)
 
 
 def change_shares(
@@ -162,21 +236,20 @@ def change_shares(
         ValueError: If the model's numbers are not finite.
         InterventionError: If a change does not act as it says.
     """
+    return shares_of(change_losses(model, changes, material), len(changes), material)
+
+
+def shares_of(losses: ChangeLosses, n: int, material: Material) -> list[dict[Quantity, Share]]:
+    """What is lost by the first `n` changes."""
     is_copied = copied(material.tokens).cpu()
-    jobs = [Job(heads, method) for heads, method in changes]
-    clean, changed = ablation_losses(model, jobs, material.tokens)
+    clean, changed = losses.tokens
     found: list[dict[Quantity, Share]] = [
-        {"copying": copying_share(clean.long, losses, is_copied)} for losses in changed.long
+        {"copying": copying_share(clean.long, of_one, is_copied)} for of_one in changed.long[:n]
     ]
-    text = material.text
-    if text is None:
-        return found
-    reads, short_reads = text.estimator.reads(text.at)
-    read: dict[str, Any] = {"positions": tuple(reads), "short_positions": tuple(short_reads)}
-    jobs = [dataclasses.replace(job, **read) for job in jobs]
-    clean, changed = text.losses(model, jobs, batch_size=None, progress=True)
-    for index, one in enumerate(found):
-        one["icl"] = icl_share(text, clean, changed[index])
+    if material.text is not None and losses.text is not None:
+        clean, changed = losses.text
+        for index, one in enumerate(found):
+            one["icl"] = icl_share(material.text, clean, changed[index])
     return found
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from induction_lens.circuits.shares import QUANTITIES, Quantity
+from induction_lens.circuits.patching import Input
+from induction_lens.circuits.shares import QUANTITIES, Quantity, Share
+from induction_lens.style import CLEAN, CONTROL, TEXT, template
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -20,39 +23,57 @@ _TITLES: dict[Quantity, str] = {
     "copying": "copying",
     "icl": "ICL score",
 }
-_INPUT_COLORS = {"k": "#1f77b4", "q": "#d55e00", "v": "#009e73"}
+INPUT_COLORS: dict[Input, str] = {"k": CLEAN, "q": "#d9662b", "v": "#1f9d74"}
+"""Keys are blue, queries orange, values green, everywhere."""
 _COLUMN, _ROW, _MARGIN, _RADIUS = 110, 120, 60, 22  # pixels
 _WIDEST = 14  # pixels, of an edge that carries everything
-_TESTED, _RANDOM = "#1f77b4", "#9e9e9e"
 
 
-def edge_bars(edges: Sequence[PatchedEdge]) -> go.Figure:
-    """Each edge's share of every quantity that was measured, with intervals."""
+def share_bars(
+    names: Sequence[str], shares: Sequence[Mapping[Quantity, Share]], colors: Sequence[str]
+) -> go.Figure:
+    """A bar with its interval for each of several things, of every quantity that was measured."""
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
-    measured: list[Quantity] = [name for name in QUANTITIES if all(name in one.of for one in edges)]
+    measured: list[Quantity] = [name for name in QUANTITIES if all(name in one for one in shares)]
     titles = [f"share of {_TITLES[name]}" for name in measured]
     figure = make_subplots(1, len(measured), subplot_titles=titles, shared_yaxes=True)
-    names = [str(one.edge) for one in edges]
-    colors = [_RANDOM if one.is_control else _TESTED for one in edges]
     for column, name in enumerate(measured, start=1):
-        found = [one.of[name].share for one in edges]
+        found = [one[name].share for one in shares]
         bars = go.Bar(
             x=[share.value for share in found],
-            y=names,
+            y=list(names),
             orientation="h",
-            marker_color=colors,
+            marker_color=list(colors),
             error_x={
                 "type": "data",
-                "array": [share.high - share.value for share in found],
-                "arrayminus": [share.value - share.low for share in found],
+                "symmetric": False,
+                "array": [_length(share.high - share.value) for share in found],
+                "arrayminus": [_length(share.value - share.low) for share in found],
+                "color": TEXT,
+                "thickness": 1.5,
+                "width": 0,
             },
+            hovertemplate="%{y}: %{x:.3f}<extra></extra>",
         )
         figure.add_trace(bars, row=1, col=column)
-    figure.update_layout(showlegend=False)
+    height = 96 + 26 * len(names)
+    figure.update_layout(template=template(), height=height, margin_t=36, showlegend=False)
+    figure.update_xaxes(tickformat=".0%")
     figure.update_yaxes(autorange="reversed", col=1)
     return figure
+
+
+def edge_bars(edges: Sequence[PatchedEdge]) -> go.Figure:
+    """Each edge's share of every quantity that was measured; random senders are grey."""
+    colors = [CONTROL if one.is_control else INPUT_COLORS[one.edge.input] for one in edges]
+    return share_bars([str(one.edge) for one in edges], [one.of for one in edges], colors)
+
+
+def _length(side: float) -> float:
+    """One side of an interval; none where it has no bound."""
+    return side if math.isfinite(side) else 0.0
 
 
 def circuit_svg(circuit: Circuit) -> str:
@@ -106,7 +127,7 @@ def _line(one: PatchedEdge, at: Mapping[Head, tuple[int, int]]) -> str:
     if more or not share > 0.01:
         return ""
     (x1, y1), (x2, y2) = at[sender], at[receiver]
-    color = _RANDOM if one.is_control else _INPUT_COLORS[one.edge.input]
+    color = CONTROL if one.is_control else INPUT_COLORS[one.edge.input]
     label = html.escape(f"{one.edge}: {share:.2f}")
     return (
         f'<line x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}" stroke="{color}" '
@@ -117,7 +138,7 @@ def _line(one: PatchedEdge, at: Mapping[Head, tuple[int, int]]) -> str:
 
 def _circle(head: Head, at: tuple[int, int], *, is_random: bool) -> str:
     x, y = at
-    stroke = _RANDOM if is_random else "#222"
+    stroke = CONTROL if is_random else "#222"
     return (
         f'<circle cx="{x}" cy="{y}" r="{_RADIUS}" fill="#fff" stroke="{stroke}" '
         f'stroke-width="2"/><text x="{x}" y="{y + 5}" fill="{stroke}">{head}</text>'

@@ -57,6 +57,11 @@ class TargetKeys(Keys):
     detector: AttentionDetector = INDUCTION
     """What says where that is."""
 
+    def __post_init__(self) -> None:
+        """Check the detector."""
+        remedy = "such as detectors.INDUCTION"
+        checks.instance("detector", self.detector, AttentionDetector, remedy)
+
     @property
     def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The detector's."""
@@ -85,7 +90,8 @@ class RandomKeys(Keys):
     name: ClassVar[str] = "random keys"
 
     def __post_init__(self) -> None:
-        """Check the seed."""
+        """Check both."""
+        checks.instance("like", self.like, TargetKeys, "for instance TargetKeys()")
         checks.seed(self.seed)
 
     def taken(self, attention: HeadAttention, rows: Rows) -> Pattern:
@@ -120,6 +126,10 @@ class _OfKeys(AblationMethod):
 
     reads_attention: ClassVar[bool] = True
     keys: Keys
+
+    def __post_init__(self) -> None:
+        """Check which."""
+        checks.instance("keys", self.keys, Keys, "for instance TargetKeys()")
 
     @property
     def label(self) -> str:

@@ -27,6 +27,7 @@ from induction_lens.ablation.sweep import Job, ablation_losses
 from induction_lens.circuits.edges import seen
 from induction_lens.circuits.material import Material, copied, targets_of
 from induction_lens.estimates import Estimate, bootstrap_mean, columns, ratio_of_means
+from induction_lens.estimators import Losses
 from induction_lens.heads import Head, HeadLike, names_of, parse_heads
 from induction_lens.models import Model, shape
 
@@ -187,18 +188,46 @@ def ideal_pattern(
     removed = as_method(ablation)
     material = Material.of(model) if material is None else material
     checks.instance("material", material, Material, "make one with Material.of(model)")
-    methods = (_IDEALS[chosen], removed)
+    tokens, _, _ = _read(material, on_text)
+    changes = ideal_changes(parsed, chosen, removed)
+    clean, changed = ablation_losses(model, [Job(*change) for change in changes], tokens)
+    return explained_by(parsed, chosen, removed, (clean, changed), material, on_text=on_text)
+
+
+def ideal_changes(
+    heads: tuple[Head, ...], kind: Kind, removed: AblationMethod
+) -> list[tuple[tuple[Head, ...], AblationMethod]]:
+    """What `explained_by` compares: the perfect pattern, and the heads removed."""
+    return [(heads, _IDEALS[kind]), (heads, removed)]
+
+
+def explained_by(
+    heads: tuple[Head, ...],
+    kind: Kind,
+    removed: AblationMethod,
+    losses: tuple[Losses, Losses],
+    material: Material,
+    *,
+    on_text: bool,
+) -> IdealPattern:
+    """What a perfect pattern explains, from the losses clean and with both of `ideal_changes`."""
+    _, units, read = _read(material, on_text)
+    clean, changed = losses
+    means = [one.where(read, 0.0).sum(1) / read.sum(1) for one in (clean.long, *changed.long)]
+    return IdealPattern(heads, kind, removed.label, *means, documents=units)
+
+
+def _read(material: Material, on_text: bool) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Sequences, what intervals are over, and where losses are read.
+
+    Raises:
+        ValueError: Where text is asked for, and there is none.
+    """
     if not on_text:
-        tokens, units = material.tokens, None
-        read = copied(tokens).cpu()
-    elif material.text is None:
+        return material.tokens, None, copied(material.tokens).cpu()
+    if material.text is None:
         raise ValueError("expected text to measure on, got none; pass a Material with text")
-    else:
-        tokens = material.text.sequences.one_length("ideal patterns")
-        units = material.text.sequences.units(tokens.shape[1] - 1)
-        read = torch.ones(tokens.shape, dtype=torch.bool, device="cpu")
-        read[:, 0] = False
-    jobs = [Job(parsed, method) for method in methods]
-    clean, changed = ablation_losses(model, jobs, tokens)
-    means = [losses.where(read, 0.0).sum(1) / read.sum(1) for losses in (clean.long, *changed.long)]
-    return IdealPattern(parsed, chosen, removed.label, *means, documents=units)
+    tokens = material.text.sequences.one_length("ideal patterns")
+    read = torch.ones(tokens.shape, dtype=torch.bool, device="cpu")
+    read[:, 0] = False
+    return tokens, material.text.sequences.units(tokens.shape[1] - 1), read

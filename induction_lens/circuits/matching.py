@@ -64,6 +64,7 @@ from induction_lens.models import (
     shape,
     tolerance,
 )
+from induction_lens.style import CLEAN, new_figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -213,18 +214,18 @@ class QKMatching:
         frame = self.plane()
         heads = zip(frame["layer"].tolist(), frame["head"].tolist(), strict=True)
         names = [f"{layer}.{head}" for layer, head in heads]
-        figure = go.Figure(
-            go.Scatter(
-                x=frame["ov_positivity"].tolist(),
-                y=frame["qk_positivity"].tolist(),
-                text=names,
-                mode="markers+text" if len(names) <= 32 else "markers",
-                textposition="top center",
-                hovertemplate="head %{text}<br>OV %{x:.2f}, QK %{y:.2f}<extra></extra>",
-            )
+        dots = go.Scatter(
+            x=frame["ov_positivity"].tolist(),
+            y=frame["qk_positivity"].tolist(),
+            text=names,
+            mode="markers+text" if len(names) <= 32 else "markers",
+            textposition="top center",
+            marker={"size": 9, "color": CLEAN},
+            hovertemplate="head %{text}<br>OV %{x:.2f}, QK %{y:.2f}<extra></extra>",
         )
-        figure.update_xaxes(title="copying: OV positivity", range=[-1.1, 1.1], zeroline=True)
-        figure.update_yaxes(title="matching: QK positivity", range=[-1.1, 1.1], zeroline=True)
+        figure = new_figure([dots], height=420)
+        figure.update_xaxes(title_text="copying: OV positivity", range=[-1.1, 1.1], zeroline=True)
+        figure.update_yaxes(title_text="matching: QK positivity", range=[-1.1, 1.1], zeroline=True)
         return figure
 
     def _repr_html_(self) -> str:
@@ -289,6 +290,36 @@ def qk_matching(
     )
 
 
+def summed_positivity(
+    model: Model, previous_token: Float[Tensor, "layer head"]
+) -> Float[Tensor, "layer head"]:
+    """The positivity of each head's QK circuit through all earlier heads together, weighted by how
+    much these attend to the previous token: `QKMatching.summed_positivity` at distance 0, without
+    the eigenvalues of each pair. NaN in layer 0.
+
+    Args:
+        model: A hooked model.
+        previous_token: Each head's attention to the previous token.
+
+    Raises:
+        ValueError: As `qk_matching`.
+    """
+    check_bilinear(model)
+    has_mlps = not getattr(model.cfg, "attn_only", False)
+    layers = [head_weights(model, layer) for layer in range(shape(model).n_layers)]
+    found = torch.full(previous_token.shape, math.nan, dtype=torch.float32, device="cpu")
+    weight = previous_token.double().cpu()
+    with running(model):
+        overlaps = _overlaps(model, mlp=has_mlps)
+        for layer in range(1, len(layers)):
+            total = torch.zeros((), dtype=torch.float64, device="cpu")
+            for earlier_layer, earlier in enumerate(layers[:layer]):
+                circuits = _circuits(earlier, layers[layer], overlaps.of(earlier_layer))
+                total = total + _weighted(weight[earlier_layer], circuits.double().cpu())
+            found[layer] = _eigenvalue_scores(total, None, 1)[1][0].float()
+    return found
+
+
 def _checked_distances(distances: object, n_ctx: int) -> tuple[int, ...]:
     given = checks.several("distances", distances)
     remedy = "name distances from 0 to below the context"
@@ -308,6 +339,10 @@ class _Overlaps:
     """Where the earlier head is in layer 0, which reads no MLP's output."""
     from_later: Float[Tensor, "d_model d_model"]
     """Where it is in a later layer."""
+
+    def of(self, earlier_layer: int) -> Float[Tensor, "d_model d_model"]:
+        """That of an earlier head in a layer."""
+        return self.from_later if earlier_layer else self.from_first
 
 
 def _overlaps(model: Model, *, mlp: bool) -> _Overlaps:
@@ -395,9 +430,8 @@ def _tables(
     for layer, later in enumerate(layers[1:], start=1):
         total = torch.zeros((), dtype=torch.float64, device="cpu")
         for earlier_layer, earlier in enumerate(layers[:layer]):
-            overlap = overlaps.from_later if earlier_layer else overlaps.from_first
-            circuits = _circuits(earlier, later, overlap).double().cpu()
-            total = total + torch.einsum("g,ghij->hij", weight[earlier_layer].double(), circuits)
+            circuits = _circuits(earlier, later, overlaps.of(earlier_layer)).double().cpu()
+            total = total + _weighted(weight[earlier_layer].double(), circuits)
             found = _eigenvalue_scores(circuits, turned, n_distances)
             for table, values in zip((trace, positivity), found, strict=True):
                 table[:, layer, :, earlier_layer] = values.mT.float()
@@ -405,6 +439,13 @@ def _tables(
         for table, values in zip((summed_trace, summed_positivity), found, strict=True):
             table[:, layer] = values.float()
     return trace, positivity, summed_trace, summed_positivity
+
+
+def _weighted(
+    weight: Float[Tensor, " earlier_head"],
+    circuits: Float[Tensor, "earlier_head head d_head d_head"],
+) -> Float[Tensor, "head d_head d_head"]:
+    return torch.einsum("g,ghij->hij", weight, circuits)
 
 
 def _circuits(

@@ -13,9 +13,19 @@ from induction_lens.ablation.measured_text import MeasuredText
 from induction_lens.detectors import prompts
 from induction_lens.detectors.registry import INDUCTION
 from induction_lens.inputs import sample_text
-from induction_lens.metrics import choose_positions
-from induction_lens.models import Model, Targets, Tokens, checked_tokens, shape, tokenizer_of
+from induction_lens.metrics import Positions, choose_positions
+from induction_lens.models import (
+    Model,
+    Targets,
+    Tokens,
+    checked_tokens,
+    sequences_of,
+    shape,
+    tokenizer_of,
+)
 
+N_SEQUENCES, N_SEQUENCES_OF_LARGE = 32, 12
+"""Sequences of each kind: of a large model, every edge takes a minute of them."""
 _LONGEST = 512
 """Tokens in a sequence of text: enough for the paper's positions of the ICL score."""
 
@@ -43,8 +53,8 @@ class Material:
         *,
         tokens: Int[Tensor, "batch pos"] | None = None,
         text: Tokens | None = None,
-        n_sequences: int = 32,
-        n_texts: int = 32,
+        n_sequences: int | None = None,
+        n_texts: int | None = None,
         window: int = 10,
         seed: int = 0,
     ) -> Material:
@@ -55,8 +65,9 @@ class Material:
             tokens: Sequences in which tokens come again; None draws `detectors.prompts`.
             text: Text of one length; None takes that of `sample_text`, if the model has a
                 tokenizer.
-            n_sequences: Sequences of repeated tokens to draw.
-            n_texts: Sequences of text to draw; 0 for none.
+            n_sequences: Sequences of repeated tokens to draw; None: 32, or 12 for a model of GPT-2
+                small's size or larger.
+            n_texts: Sequences of text to draw, 0 for none; None: the same.
             window: Positions on each side of those of the ICL score.
             seed: Seed of the draws.
 
@@ -65,9 +76,14 @@ class Material:
                 score.
         """
         checks.model(model)
-        n_texts = checks.whole_number("n_texts", n_texts, least=0, remedy="0 for no text")
+        n_texts = checks.whole_number(
+            "n_texts", n_texts, least=0, optional=True, remedy="0 for no text"
+        )
+        usual = N_SEQUENCES_OF_LARGE if shape(model).is_large else N_SEQUENCES
+        n_texts = usual if n_texts is None else n_texts
         if tokens is None:
-            tokens = prompts(model, n_sequences=n_sequences, seed=seed)
+            drawn = usual if n_sequences is None else n_sequences
+            tokens = prompts(model, n_sequences=drawn, seed=seed)
         tokens = checked_tokens(model, tokens)
         if not bool(copied(tokens).any(1).all()):
             remedy = "pass repeated_random_tokens(model)"
@@ -85,10 +101,8 @@ class Material:
         return cls(tokens, measured)
 
 
-def _positions(model: Model, text: Tokens, window: int):
+def _positions(model: Model, text: Tokens, window: int) -> Positions:
     """Where the ICL score is taken: the paper's positions, where they fit."""
-    from induction_lens.models import sequences_of
-
     return choose_positions(int(sequences_of(model, text).lengths.min()), window=window)
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from induction_lens import checks
+from induction_lens.circuits.drawing import edge_bars
 from induction_lens.circuits.material import Material
 from induction_lens.circuits.measured import shares
 from induction_lens.circuits.other_runs import OtherRun, PreviousTokenChanged
@@ -114,8 +115,6 @@ class PathPatching:
 
     def plot(self) -> go.Figure:
         """Each edge's share of every quantity, with intervals; random senders are grey."""
-        from induction_lens.circuits.drawing import edge_bars
-
         return edge_bars(self.edges)
 
     def _repr_html_(self) -> str:

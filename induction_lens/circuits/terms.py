@@ -55,6 +55,7 @@ from induction_lens.models import (
     unembedded_losses,
     untyped,
 )
+from induction_lens.style import CLEAN, TEXT, new_figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,12 +115,15 @@ class TermImportance:
                 "symmetric": False,
                 "array": [loss.high - loss.value for loss in self.losses],
                 "arrayminus": [loss.value - loss.low for loss in self.losses],
+                "color": TEXT,
+                "width": 0,
             },
+            marker_color=CLEAN,
             hovertemplate="%{x}: %{y:.3f} nats<extra></extra>",
         )
-        figure = go.Figure(bars)
-        figure.update_xaxes(title="paths")
-        figure.update_yaxes(title="loss (nats)")
+        figure = new_figure([bars], height=330)
+        figure.update_xaxes(title_text="paths")
+        figure.update_yaxes(title_text="loss (nats)")
         return figure
 
     def _repr_html_(self) -> str:

@@ -28,9 +28,9 @@ from induction_lens.cli.failures import loading, say
 from induction_lens.heads import THRESHOLD
 from induction_lens.loading import load
 from induction_lens.progress import libraries_follow
-from induction_lens.reports.circuit import headline, save_circuit, summary
+from induction_lens.reports.circuit import headline, records, save_circuit, summary
 from induction_lens.reports.model.plan import spoken
-from induction_lens.reports.model.sentences import percent
+from induction_lens.reports.numbers import percent
 
 
 @app.command("circuit")
@@ -53,8 +53,14 @@ def circuit_command(
         float, typer.Option(help="Score above which heads belong to the circuit.")
     ] = THRESHOLD,
     random: Annotated[int, typer.Option(min=0, help="Random circuits and senders.")] = 5,
-    sequences: Annotated[int, typer.Option(min=2, help="Sequences of repeated tokens.")] = 32,
-    texts: Annotated[int, typer.Option(min=0, help="Sequences of text; 0 for none.")] = 32,
+    sequences: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=2, help="Sequences of repeated tokens. Default: 32; 12 from GPT-2 up."),
+    ] = None,
+    texts: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=0, help="Sequences of text, 0 for none. Default: 32; 12 from GPT-2 up."),
+    ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = None,
     trust_remote_code: TrustOption = False,
@@ -91,10 +97,7 @@ def circuit_command(
         print_json(
             {
                 "page": str(page),
-                "headline": headline(found),
-                "edges": found.to_frame().to_dict("records"),
-                "cuts": found.cuts.to_frame().to_dict("records"),
-                "sets": found.sets_frame().to_dict("records"),
+                **records(found),
             }
         )
         return

@@ -97,6 +97,10 @@ def report_command(
     window: Annotated[
         int, typer.Option(min=0, help="Positions on each side, for the windowed ICL score.")
     ] = 10,
+    circuit: Annotated[
+        bool,
+        typer.Option("--circuit", help="Measure the induction circuit too; takes twice as long."),
+    ] = False,
     device: DeviceOption = None,
     trust_remote_code: TrustOption = False,
     check: CheckOption = True,
@@ -132,6 +136,7 @@ def report_command(
             early=early,
             late=late,
             window=window,
+            circuit=circuit,
             progress=not quiet,
         )
         page = found.save(folder)

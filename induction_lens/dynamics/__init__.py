@@ -1,5 +1,6 @@
 """What happens in the course of training: analyses over `Trajectory` objects."""
 
+from induction_lens.dynamics.before_after import before_and_after_training
 from induction_lens.dynamics.change import PhaseChange, phase_change
 from induction_lens.dynamics.cooccurrence import CoOccurrence, co_occurrence
 from induction_lens.dynamics.losses import (
@@ -18,6 +19,7 @@ __all__ = [
     "LossPCA",
     "ModelOrder",
     "PhaseChange",
+    "before_and_after_training",
     "co_occurrence",
     "holm",
     "loss_derivative",

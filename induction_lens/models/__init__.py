@@ -9,6 +9,7 @@ from induction_lens.models.attention import (
     FusedAttention,
     PatternAttention,
     Targets,
+    pattern_of,
 )
 from induction_lens.models.calls import Call, before_forward, reading
 from induction_lens.models.classes import HAS_HOOKED_TRANSFORMER
@@ -154,6 +155,7 @@ __all__ = [
     "norm_weight",
     "ordinary_ids",
     "output_weights",
+    "pattern_of",
     "positions_for",
     "prove_writes_land",
     "query_weights",

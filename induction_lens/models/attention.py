@@ -60,6 +60,17 @@ class PatternAttention:
             yield index, row, self._pattern[row, :, query, key]
 
 
+def pattern_of(
+    inputs: AttentionInputs, *, scale: float
+) -> Float[Tensor, "batch head query_pos key_pos"]:
+    """A whole pattern, from the queries of all positions; `scale`: what scores are multiplied
+    with."""
+    each = inputs.for_each_head()
+    scores = each.query.transpose(1, 2) @ each.key.transpose(1, 2).mT * scale
+    future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+    return scores.masked_fill(future, -torch.inf).softmax(-1)
+
+
 class FusedAttention:
     """Attention from queries and keys, with no pattern in memory."""
 

@@ -44,7 +44,7 @@ class Projector:
 
     @property
     def is_projecting(self) -> bool:
-        """Whether parts of the model run for `inputs` now, and not for a caller."""
+        """Whether parts of the model run for `attention_inputs` now, and not for a caller."""
         return self._inside
 
     @contextmanager
@@ -64,15 +64,17 @@ class Projector:
             handles.append(first.register_forward_pre_hook(follow, with_kwargs=True))
             yield
 
-    def inputs(self, layer: int, residual: Float[Tensor, "batch pos d_model"]) -> AttentionInputs:
-        """Queries, keys and values of each query head, positions in them."""
+    def attention_inputs(
+        self, layer: int, residual: Float[Tensor, "batch pos d_model"]
+    ) -> AttentionInputs:
+        """Queries, keys and values, positions in them."""
         self._inside = True
         try:
             with ExitStack() as stack:
                 hooks = self._layers.hooks()
                 if hooks:
                     stack.enter_context(installed(self._model, hooks, all_fire=False))
-                return self._layers.attention_inputs(layer, residual).for_each_head()
+                return self._layers.attention_inputs(layer, residual)
         finally:
             self._inside = False
 
@@ -80,11 +82,12 @@ class Projector:
         """What heads put out that have these inputs."""
         return self._layers.attend(layer, inputs)
 
-    def pattern(
-        self, layer: int, inputs: AttentionInputs
-    ) -> Float[Tensor, "batch head query_pos key_pos"]:
-        """Where they attend."""
-        query, key = (x.transpose(1, 2) for x in (inputs.query, inputs.key))
-        scores = query @ key.mT * self._layers.scale(layer)
-        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
-        return scores.masked_fill(future, -torch.inf).softmax(-1)
+    def change(
+        self, layer: int, z: Float[Tensor, "batch pos chosen d_head"], heads: list[int]
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """What some heads' outputs add to the residual stream, the bias left out."""
+        return self._layers.change(layer, z, heads)
+
+    def scale(self, layer: int) -> float:
+        """What attention scores are multiplied with."""
+        return self._layers.scale(layer)

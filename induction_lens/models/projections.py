@@ -37,6 +37,17 @@ class AttentionInputs:
         value = None if self.value is None else self.value.repeat_interleave(groups, dim=2)
         return AttentionInputs(self.query, self.key.repeat_interleave(groups, dim=2), value)
 
+    def of_rows(self, rows: slice) -> AttentionInputs:
+        """Those of some sequences."""
+        value = None if self.value is None else self.value[rows]
+        return AttentionInputs(self.query[rows], self.key[rows], value)
+
+    def of_heads(self, heads: Sequence[int]) -> AttentionInputs:
+        """The inputs of some query heads, with keys and values of their own."""
+        each, chosen = self.for_each_head(), list(heads)
+        value = None if each.value is None else each.value[:, :, chosen]
+        return AttentionInputs(each.query[:, :, chosen], each.key[:, :, chosen], value)
+
 
 def projections(attention: Any) -> Weights:
     """The weights and biases of queries, keys and values."""

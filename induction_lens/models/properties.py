@@ -29,6 +29,9 @@ from induction_lens.models.hooks import (
 _PATTERNS_ON_CPU, _PATTERNS_ELSEWHERE = 48 * 2**20, 2**30
 
 
+_LARGE = 50_000_000  # weights in the layers: GPT-2 small has 85 million
+
+
 @dataclass(frozen=True)
 class ModelShape:
     """The sizes of a model."""
@@ -47,6 +50,11 @@ class ModelShape:
     """Tokens the model can read and predict."""
     n_ctx: int
     """Longest sequence, in tokens."""
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it has GPT-2 small's size or more, so that passes are saved where they can be."""
+        return 12 * self.n_layers * self.d_model**2 > _LARGE
 
 
 def shape(model: Any) -> ModelShape:

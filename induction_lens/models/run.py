@@ -35,9 +35,9 @@ class Run(ABC):
     takes_known_outputs: bool = False
     """Whether a pass is spared the attention of layers whose outputs are known already."""
 
-    def batch_size(self, n_pos: int) -> int:
-        """How many sequences of a length fit the memory budget."""
-        return batch_size_for(self.model, n_pos, fused=self.why_whole is None)
+    def batch_size(self, n_pos: int, *, patterns: bool = False) -> int:
+        """How many sequences of a length fit the memory budget; `patterns`: with patterns too."""
+        return batch_size_for(self.model, n_pos, fused=self.why_whole is None and not patterns)
 
     @abstractmethod
     def losses(

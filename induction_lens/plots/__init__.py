@@ -1,5 +1,6 @@
 """Figures: each function takes results and returns a plotly figure; none sees a model."""
 
+from induction_lens.plots.edges import edges_over_training
 from induction_lens.plots.results import (
     attention_map,
     binned,
@@ -10,7 +11,6 @@ from induction_lens.plots.results import (
     loss_by_position,
 )
 from induction_lens.plots.sizes import against_size
-from induction_lens.plots.style import CLEAN, CONTROL, DIVERGING, METHOD_COLORS, SEQUENTIAL
 from induction_lens.plots.training import (
     effects_over_training,
     icl_over_training,
@@ -21,6 +21,7 @@ from induction_lens.plots.training import (
     smear_over_training,
     window_chart,
 )
+from induction_lens.style import CLEAN, CONTROL, DIVERGING, METHOD_COLORS, SEQUENTIAL
 
 __all__ = [
     "CLEAN",
@@ -32,6 +33,7 @@ __all__ = [
     "attention_map",
     "binned",
     "cost_by_position",
+    "edges_over_training",
     "effects_over_training",
     "head_effects",
     "head_map",

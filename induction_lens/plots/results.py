@@ -15,7 +15,7 @@ from induction_lens import checks
 from induction_lens.ablation.study import AblationStudy
 from induction_lens.estimates import simultaneous_quantile
 from induction_lens.heads import Head, HeadScores, cells, largest, names_of, parse_heads
-from induction_lens.plots.style import (
+from induction_lens.style import (
     CLEAN,
     CONTROL,
     DIVERGING,

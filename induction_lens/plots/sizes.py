@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from induction_lens import checks
-from induction_lens.plots.style import CLEAN, CONTROL, new_figure, plain
+from induction_lens.style import CLEAN, CONTROL, new_figure, plain
 from induction_lens.suites.family import QUANTITIES, Family
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ model, one run for each seed; a model has the same colour in every figure of one
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING
@@ -19,9 +18,18 @@ from torch import Tensor
 from induction_lens import checks
 from induction_lens.dynamics import LossDerivative, LossPCA, PhaseChange
 from induction_lens.estimates import short_number
-from induction_lens.heads import THRESHOLD, Head
+from induction_lens.plots.curves import (
+    add_heads,
+    add_run,
+    check_run,
+    heads_of,
+    last_tokens,
+    shade,
+    strong_heads,
+    tokens_axis,
+)
 from induction_lens.plots.results import binned
-from induction_lens.plots.style import (
+from induction_lens.style import (
     CLEAN,
     CONTROL,
     DIVERGING,
@@ -44,7 +52,6 @@ MODEL_COLORS = (
     *("#1f9d74", "#3b7dd8", "#9b5fc0", "#e0a021", "#d9662b", "#c2427f"),
     *("#0e8a9e", "#8a6d3b", "#8b93a1"),
 )
-HEAD_COLORS = ("#d9662b", "#3b7dd8", "#1f9d74", "#9b5fc0", "#e0a021", "#c2427f")
 
 
 def icl_over_training(runs: Runs, changes: Changes, *, window_of: Sequence[str] = ()) -> go.Figure:
@@ -68,16 +75,16 @@ def icl_over_training(runs: Runs, changes: Changes, *, window_of: Sequence[str] 
     _check_by_model("runs", runs)
     for seeds in runs.values():
         for run in checks.several("each of runs", seeds):
-            _check_run(run)
+            check_run(run)
     figure = new_figure([], height=440)
     for number, (model, seeds) in enumerate(runs.items()):
         for run in seeds:
             icl = run.icl.double().mean(1)
             first = run is seeds[0]
-            _add_run(figure, run, icl, name=model, color=model_color(number), listed=first)
+            add_run(figure, run, icl, name=model, color=model_color(number), listed=first)
         if model in window_of and model in changes:
-            _shade(figure, changes[model], color=model_color(number))
-    _tokens_axis(figure, max(_last(run) for seeds in runs.values() for run in seeds))
+            shade(figure, changes[model], color=model_color(number))
+    tokens_axis(figure, max(last_tokens(run) for seeds in runs.values() for run in seeds))
     figure.update_yaxes(title_text="ICL score (nats)", zeroline=True)
     return figure
 
@@ -93,13 +100,13 @@ def induction_over_training(run: Trajectory, change: PhaseChange | None = None) 
         >>> il.plots.induction_over_training(run).data[-1].name  # the heads in colour come last
         'head 1.0'
     """
-    _check_run(run)
+    check_run(run)
     scores = run.scores["induction"].double()
     figure = new_figure([], height=330)
-    _add_heads(figure, run, scores, strong=_strong_heads(run))
+    add_heads(figure, run, scores, strong=strong_heads(run))
     if change is not None:
-        _shade(figure, change, color=CONTROL)
-    _tokens_axis(figure, _last(run))
+        shade(figure, change, color=CONTROL)
+    tokens_axis(figure, last_tokens(run))
     figure.update_yaxes(title_text="prefix-matching score", range=[-0.02, 1.02])
     return figure
 
@@ -115,16 +122,16 @@ def smear_over_training(run: Trajectory, change: PhaseChange | None = None) -> g
         >>> [trace.name for trace in il.plots.smear_over_training(run).data]
         ['head 0.0', 'head 0.1', 'head 0.2', 'head 0.3']
     """
-    _check_run(run)
+    check_run(run)
     if run.smear is None:
         raise ValueError(
             f"expected a run with smeared keys, got {run.name!r}; train one with smeared_keys=True"
         )
     figure = new_figure([], height=330)
-    _add_heads(figure, run, run.smear.double(), strong=_strong_heads(run))
+    add_heads(figure, run, run.smear.double(), strong=strong_heads(run))
     if change is not None:
-        _shade(figure, change, color=CONTROL)
-    _tokens_axis(figure, _last(run))
+        shade(figure, change, color=CONTROL)
+    tokens_axis(figure, last_tokens(run))
     figure.update_yaxes(title_text="σ(α)", range=[-0.02, 1.02])
     return figure
 
@@ -152,7 +159,7 @@ def effects_over_training(
     """
     import plotly.graph_objects as go
 
-    _check_run(run)
+    check_run(run)
     if not run.effects:
         raise ValueError(
             "expected a run whose heads were knocked out, got one without effects; track it with "
@@ -162,7 +169,7 @@ def effects_over_training(
     method = tracked[0] if method is None else checks.one_of("method", method, tracked)
     trained = run.tokens_seen > 0
     figure = new_figure([], height=360)
-    for head in _heads_of(run):
+    for head in heads_of(run):
         scores = run.scores["induction"][trained, head.layer, head.head].tolist()
         figure.add_trace(
             go.Scatter(
@@ -179,8 +186,8 @@ def effects_over_training(
             )
         )
     if change is not None:
-        _shade(figure, change, color=CONTROL)
-    _tokens_axis(figure, _last(run))
+        shade(figure, change, color=CONTROL)
+    tokens_axis(figure, last_tokens(run))
     color_axis(figure, SEQUENTIAL, 0.0, 1.0, "prefix<br>matching")
     figure.update_yaxes(title_text="change of the ICL score (nats)", zeroline=True)
     return figure
@@ -199,7 +206,7 @@ def loss_curves(run: Trajectory, *, n_curves: int = 9) -> go.Figure:
     """
     import plotly.graph_objects as go
 
-    _check_run(run)
+    check_run(run)
     n_curves = checks.whole_number("n_curves", n_curves, least=1, remedy="for instance 9")
     trained = [i for i, seen in enumerate(run.tokens_seen.tolist()) if seen > 0]
     places = (
@@ -262,7 +269,7 @@ def loss_derivative_map(
     figure = new_figure([heat], height=360)
     if change is not None:
         _mark_window(figure, change)
-    _tokens_axis(figure, float(seen[-1]))
+    tokens_axis(figure, float(seen[-1]))
     color_axis(figure, DIVERGING, -limit, limit, "nats per<br>ln(pos)")
     figure.update_yaxes(type="log", title_text="token index (log scale)", showgrid=False)
     return figure
@@ -369,7 +376,7 @@ def window_chart(changes: Changes, *, last: float, order: Sequence[str] | None =
         )
         label = f"{plain(name)}: {change}"
         add_estimate(figure, name, change.midpoint, color=color, label=label)
-    _tokens_axis(figure, last)
+    tokens_axis(figure, last)
     # the kind of axis and its range are said: where no model changes, there is no data to tell
     figure.update_yaxes(type="category", categoryorder="array", categoryarray=names[::-1])
     figure.update_yaxes(range=[-0.5, len(names) - 0.5], showgrid=False)
@@ -383,94 +390,10 @@ def model_color(number: int) -> str:
     return MODEL_COLORS[number % len(MODEL_COLORS)]
 
 
-def _check_run(run: object) -> None:
-    checks.instance("run", run, Trajectory, "read one with Trajectory.read")
-
-
 def _check_by_model(name: str, values: object) -> None:
     remedy = "pass a dictionary by model"
     if not checks.instance(name, values, Mapping, remedy):
         raise checks.refuse(name, "those of at least one model", values, remedy)
-
-
-def _last(run: Trajectory) -> float:
-    return float(run.tokens_seen[-1])
-
-
-def _heads_of(run: Trajectory) -> list[Head]:
-    _, n_layers, n_heads = run.scores["induction"].shape
-    return [Head(layer, head) for layer in range(n_layers) for head in range(n_heads)]
-
-
-def _strong_heads(run: Trajectory) -> list[Head]:
-    """Heads that end above the threshold, strongest first."""
-    last = run.scores["induction"][-1]
-    strong = [head for head in _heads_of(run) if last[head.layer, head.head] >= THRESHOLD]
-    return sorted(strong, key=lambda head: -float(last[head.layer, head.head]))
-
-
-def _add_heads(
-    figure: go.Figure,
-    run: Trajectory,
-    values: Float[Tensor, "snapshot layer head"],
-    *,
-    strong: Sequence[Head],
-) -> None:
-    """A line for every head: `strong` ones in colour and named, the others grey."""
-    for head in sorted(_heads_of(run), key=lambda head: head in strong):
-        named = head in strong
-        color = HEAD_COLORS[strong.index(head) % len(HEAD_COLORS)] if named else CONTROL
-        curve = values[:, head.layer, head.head]
-        width = 2.4 if named else 1.0
-        _add_run(figure, run, curve, name=f"head {head}", color=color, listed=named, width=width)
-
-
-def _add_run(
-    figure: go.Figure,
-    run: Trajectory,
-    values: Float[Tensor, " snapshot"],
-    *,
-    name: str,
-    color: str,
-    listed: bool = True,
-    width: float = 1.8,
-) -> None:
-    """One value of a run over training; `listed`: with an entry in the legend."""
-    import plotly.graph_objects as go
-
-    trained = run.tokens_seen > 0
-    figure.add_trace(
-        go.Scatter(
-            x=run.tokens_seen[trained].tolist(),
-            y=values[trained].tolist(),
-            name=name,
-            legendgroup=name,
-            mode="lines",
-            line={"color": color, "width": width},
-            showlegend=listed,
-            hovertemplate=f"{plain(name)}, seed {run.seed}, %{{x:.3s}} tokens: %{{y:.3f}}"
-            "<extra></extra>",
-        )
-    )
-
-
-def _tokens_axis(figure: go.Figure, last: float) -> None:
-    """The axis of training, from the ninetieth part of `last` on: before that little happens that
-    these figures are about, and a log scale would give it half of the room."""
-    shown = [math.log10(last / 90), math.log10(last * 1.04)]
-    title = "training tokens (log scale)"
-    figure.update_xaxes(type="log", range=shown, title_text=title, exponentformat="SI")
-
-
-def _shade(figure: go.Figure, change: PhaseChange, *, color: str) -> None:
-    if change.onset and change.end:
-        figure.add_vrect(
-            x0=change.onset.value,
-            x1=change.end.value,
-            fillcolor=translucent(color),
-            line_width=0,
-            layer="below",
-        )
 
 
 def _mark_window(figure: go.Figure, change: PhaseChange) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from induction_lens import checks
 from induction_lens.circuits import Circuit
@@ -11,11 +11,10 @@ from induction_lens.circuits.cuts import Changed
 from induction_lens.files import output_folder, write_text
 from induction_lens.heads import names_of
 from induction_lens.reports import pages
-from induction_lens.reports.model.sentences import percent
+from induction_lens.reports.numbers import percent
 from induction_lens.reports.pages import Figure, Table
 
-if TYPE_CHECKING:
-    pass
+_SHOWN = 8  # edges, on a page about more than the circuit
 
 
 def save_circuit(found: Circuit, folder: str | Path) -> Path:
@@ -41,18 +40,49 @@ def save_circuit(found: Circuit, folder: str | Path) -> Path:
     checks.instance("found", found, Circuit, "make one with circuits.circuit(model)")
     out = output_folder(folder)
     out.mkdir(parents=True, exist_ok=True)
-    found.to_frame().to_csv(out / "edges.csv", index=False)
-    found.cuts.to_frame().to_csv(out / "cuts.csv", index=False)
-    found.sets_frame().to_csv(out / "sets.csv", index=False)
-    write_text(out / "circuit.svg", found.svg())
+    write_tables(found, out)
     write_text(out / "index.html", circuit_page(found))
     return out / "index.html"
+
+
+def write_tables(found: Circuit, folder: Path, *, prefix: str = "") -> None:
+    """Write the tables of a circuit as CSV, and its drawing."""
+    frames = {"edges": found.to_frame(), "cuts": found.cuts.to_frame(), "sets": found.sets_frame()}
+    for name, frame in frames.items():
+        write_text(folder / f"{prefix}{name}.csv", frame.to_csv(index=False))
+    write_text(folder / "circuit.svg", found.svg())
+
+
+def records(found: Circuit) -> dict[str, Any]:
+    """A circuit's tables as lists of rows."""
+    return {
+        "headline": headline(found),
+        "edges": found.to_frame().to_dict("records"),
+        "cuts": found.cuts.to_frame().to_dict("records"),
+        "sets": found.sets_frame().to_dict("records"),
+    }
+
+
+def section(found: Circuit) -> dict[str, Any]:
+    """What a page about a model shows of its circuit: a drawing, sentences, a short table."""
+    named = [index for index, one in enumerate(found.paths.edges) if not one.is_control]
+    random = [index for index, one in enumerate(found.paths.edges) if one.is_control]
+    strongest = sorted(random, key=lambda i: -found.paths.edges[i].share().value)[:1]
+    table = edges_table(found)
+    shown = sorted(named, key=lambda i: -found.paths.edges[i].share().value)[:_SHOWN]
+    rows = tuple(table.rows[index] for index in (*shown, *strongest))
+    return {
+        "headline": headline(found),
+        "summary": summary(found),
+        "svg": found.svg(),
+        "edges": Table(table.columns, rows),
+        "notes": found.notes,
+    }
 
 
 def circuit_page(found: Circuit) -> str:
     """The page, as one self-contained HTML document."""
     figure = found.paths.plot()
-    figure.update_layout(height=140 + 26 * len(found.paths.edges))
     return pages.render(
         "circuit.html",
         model=found.model,
@@ -60,7 +90,7 @@ def circuit_page(found: Circuit) -> str:
         summary=summary(found),
         svg=found.svg(),
         edges_figure=Figure.of("edges", figure, "Share that goes through each edge"),
-        edges=_edges(found),
+        edges=edges_table(found),
         cuts=_changes([("", one) for one in found.cuts.cuts]),
         ideal=_ideal(found),
         sets=_sets(found),
@@ -100,7 +130,8 @@ def _cells(of: dict, quantities: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(percent(of[name].share) if name in of else "–" for name in quantities)
 
 
-def _edges(found: Circuit) -> Table:
+def edges_table(found: Circuit) -> Table:
+    """Every edge, and what goes through it."""
     columns = ("edge", "", "prefix matching", "copying", "ICL score")
     rows = [
         (

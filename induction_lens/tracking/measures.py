@@ -15,6 +15,7 @@ from torch import Tensor
 from induction_lens import checks
 from induction_lens.ablation.each_head import ablate_each_head
 from induction_lens.ablation.methods import MAIN_METHOD, METHODS, Method, PatternPreserving
+from induction_lens.circuits import strongest_edges
 from induction_lens.detectors import TargetMass, measure, prompts, score_heads
 from induction_lens.inputs.tokens import text_tokens
 from induction_lens.metrics import choose_positions, icl_per_sequence, per_token_loss
@@ -202,6 +203,8 @@ def measure_model(model: Any, material: Material, settings: Settings) -> dict[st
     }
     scores = score_heads(model, tokens=random, text=text, shuffled_null=False, progress=False)
     measures |= {f"scores.{name}": score.values for name, score in scores.items()}
+    edges = strongest_edges(model, scores["previous_token"].values)
+    measures |= {f"edges.{name}": values for name, values in edges.items()}
     for method in settings.methods:
         effects = ablate_each_head(
             model,

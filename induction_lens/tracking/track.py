@@ -54,6 +54,8 @@ MODEL = "model.json"
 """What model the measures are of, where that is known only once one is loaded."""
 DOWNLOADS = "checkpoints"
 """Folder of the checkpoints that are downloaded, in the folder of the measures."""
+EDGES = "edges."
+"""How the names of the measures of edges begin."""
 _REMEDY = "delete the folder of the point, and it is measured again"
 LOCK = ".tracking.lock"
 """What keeps a second process from measuring into the same folder."""
@@ -362,6 +364,10 @@ def _join(points: _Points, source: Source, moments: Sequence[Moment]) -> Traject
     folders = [points.folder / moment.key for moment in moments]
     abouts = [read_json(folder / ABOUT, remedy=_REMEDY) for folder in folders]
     by_point = [read_tensors(folder / MEASURES, remedy=_REMEDY)[0] for folder in folders]
+    in_all = set.intersection(*(set(point) for point in by_point))
+    # measured before there were edges: the trajectory is as it was then
+    old = {name for point in by_point for name in point if name.startswith(EDGES)} - in_all
+    by_point = [{k: v for k, v in point.items() if k not in old} for point in by_point]
     for folder, point in zip(folders, by_point, strict=True):
         if point.keys() != by_point[0].keys():
             raise ValueError(
@@ -391,6 +397,7 @@ def _join(points: _Points, source: Source, moments: Sequence[Moment]) -> Traject
         weights=tuple(about["weights"] for about in abouts),
         evaluation=abouts[0]["evaluation"],
         clamp=source.clamp,
+        edges={k.removeprefix(EDGES): v for k, v in joined.items() if k.startswith(EDGES)},
     )
 
 

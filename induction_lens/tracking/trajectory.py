@@ -8,8 +8,9 @@ the file's metadata, as JSON; so is the SHA-256 of the file.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ _TENSORS = (
     "token_losses",
     "smear",
 )
-_TABLES = ("scores", "effects")
+_TABLES = ("scores", "effects", "edges")
 _REMEDY = "write one with Trajectory.save, or make one with induction_lens.track"
 
 
@@ -105,6 +106,9 @@ class Trajectory:
     were measured on the same tokens, so that their numbers can be paired."""
     clamp: tuple[Mapping[str, Any], ...] = ()
     """What was held at zero while the run was trained: `Clamp.to_dict()` of each clamp."""
+    edges: Mapping[str, Float[Tensor, "snapshot layer head"]] = field(default_factory=dict)
+    """The strongest edge into each head, from the weights, by `circuits.EDGE_MEASURES`. Empty in
+    trajectories that were measured before it was."""
 
     def __repr__(self) -> str:
         """In one line: the run, its snapshots and tokens."""
@@ -140,6 +144,40 @@ class Trajectory:
                 "induction": self.scores["induction"][:, head.layer, head.head].tolist(),
             }
         )
+
+    @property
+    def has_edges(self) -> bool:
+        """Whether edges between heads were measured, and there are some."""
+        return any(bool(values.isfinite().any()) for values in self.edges.values())
+
+    def edges_frame(self) -> pd.DataFrame:
+        """One row per snapshot and head from layer 1 on; none where edges were not measured.
+
+        Columns: `step`, `tokens_seen`, `head`, `induction` (its score), `earlier` (the head of
+        which it reads most through its keys), and its `k_composition`, `k_z` and `matching` (see
+        `circuits.EDGE_MEASURES`).
+        """
+        import pandas as pd
+
+        rows = []
+        n_snapshots, n_layers, n_heads = self.scores["induction"].shape
+        heads = [Head(layer, head) for layer in range(1, n_layers) for head in range(n_heads)]
+        for index in range(n_snapshots if self.has_edges else 0):
+            for head in heads:
+                at = (index, head.layer, head.head)
+                sender = float(self.edges["k_from"][at])
+                row: dict[str, object] = {
+                    "step": int(self.steps[index]),
+                    "tokens_seen": int(self.tokens_seen[index]),
+                    "head": str(head),
+                    "induction": float(self.scores["induction"][at]),
+                    "earlier": None
+                    if math.isnan(sender)
+                    else str(Head(*divmod(int(sender), n_heads))),
+                }
+                names = ("k_composition", "k_z", "matching")
+                rows.append(row | {name: float(self.edges[name][at]) for name in names})
+        return pd.DataFrame(rows)
 
     def save(self, path: str | Path) -> None:
         """Write the trajectory as one Parquet file, atomically.

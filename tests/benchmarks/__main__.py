@@ -21,16 +21,17 @@ import torch
 from rich.console import Console
 
 from induction_lens.files import write_text
-from tests.benchmarks import detection, growth, startup, sweeping, tables, training
+from tests.benchmarks import circuits, detection, growth, startup, sweeping, tables, training
 
 BENCHMARKS = {
     **detection.BENCHMARKS,
     **sweeping.BENCHMARKS,
     **training.BENCHMARKS,
     **growth.BENCHMARKS,
+    **circuits.BENCHMARKS,
     **startup.BENCHMARKS,
 }
-LEFT_OUT = ("report/toy-2l",)
+LEFT_OUT = ("report/toy-2l", *circuits.BENCHMARKS)
 """Run by their name or with --full alone."""
 
 

@@ -7,6 +7,7 @@ import torch
 
 import induction_lens as il
 from induction_lens.circuits.before_after import before_and_after
+from induction_lens.dynamics import before_and_after_training
 from induction_lens.heads import Head
 from induction_lens.models import toy_weights
 from induction_lens.toys.model import set_weights
@@ -64,3 +65,43 @@ def test_what_is_no_change_is_refused(circuit):
     other = il.load("toy-2l-narrow", device="cpu")
     with pytest.raises(ValueError, match="expected models of one vocabulary"):
         before_and_after(other, circuit, tokens)
+
+
+@pytest.fixture(scope="module")
+def tracked(tmp_path_factory):
+    """A run of two snapshots: before the induction head writes anything, and after."""
+    folder = tmp_path_factory.mktemp("change")
+    before, after = without_induction(None), induction_circuit()
+    il.toys.snapshots.save(before, folder / "run", step=2, tokens_seen=10)
+    il.toys.snapshots.save(after, folder / "run", step=5, tokens_seen=30)
+    text = il.repeated_random_tokens(after, n_tokens=9, n_repeats=4, n_sequences=7)
+    options = dict(n_examples=150, early=5, late=30, window=2, methods=["zero"], progress=False)
+    run = il.track(folder / "run", out=folder / "tracked", text=text, device="cpu", **options)
+    return run, before, after, text
+
+
+def test_a_run_holds_the_losses_before_the_change(tracked):
+    run, before, after, text = tracked
+    found = before_and_after_training(run, after, before=2, text=text, n_sequences=5, method="zero")
+    assert found.undone("1.0") == pytest.approx(1, abs=2e-3)  # losses before are float16
+    assert found.undone("1.1") == pytest.approx(0, abs=2e-3)
+    losses = [il.per_token_loss(model, text)[:5] for model in (before, after)]
+    rows = found.documents
+    expected = (losses[1] - losses[0])[rows, found.positions]
+    torch.testing.assert_close(found.change, expected, atol=5e-3, rtol=1e-3)
+    assert len(found.change) < 150
+    assert int(rows.max()) == 4
+    assert found.plot().data[0].z[1][0] == pytest.approx(found.undone("1.0"))
+
+
+def test_what_is_not_of_the_run_is_refused(tracked):
+    run, _, after, text = tracked
+    options = dict(before=2, text=text, method="zero")
+    with pytest.raises(ValueError, match="expected before to be a step of"):
+        before_and_after_training(run, after, **{**options, "before": 3})
+    with pytest.raises(ValueError, match="whose weights are those of a snapshot"):
+        before_and_after_training(run, il.load("toy-2l-narrow", device="cpu"), **options)
+    with pytest.raises(ValueError, match="expected the text that the trajectory was measured on"):
+        before_and_after_training(run, after, **{**options, "text": text.flip(0)})
+    with pytest.raises(ValueError, match="expected another model than that of step 5"):
+        before_and_after_training(run, after, **{**options, "before": 5})

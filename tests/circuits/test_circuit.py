@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import xml.etree.ElementTree as ET
@@ -15,7 +16,7 @@ import induction_lens as il
 from induction_lens import cli
 from induction_lens.circuits import Material
 from induction_lens.circuits import circuit as find_circuit
-from induction_lens.circuits.circuit import estimated_seconds
+from induction_lens.circuits.parts import estimated_seconds
 from induction_lens.heads import Head
 from induction_lens.reports.circuit import save_circuit, summary
 from tests.reference_model import induction_circuit
@@ -89,6 +90,39 @@ def test_the_page_and_its_tables(found, tmp_path):
     edges = pd.read_csv(page.parent / "edges.csv")
     assert edges["prefix_share"].max() == pytest.approx(1, abs=1e-4)
     assert any("goes 100% [" in sentence for sentence in summary(found))
+
+
+def test_a_report_shows_the_circuit_that_it_is_given(found, tmp_path):
+    model = induction_circuit()
+    text = il.repeated_random_tokens(model, n_tokens=9, n_repeats=4, n_sequences=4)
+    options = dict(text=text, methods=["zero"], n_controls=0, early=5, late=30, progress=False)
+    page = il.report(model, circuit=found, **options)
+    html = page.to_html()
+    assert "How they do it: 0.0 → 1.0" in html
+    assert found.svg() in html
+    assert '<th scope="row">0.0 -&gt; 1.0 (K)</th>' in html
+    assert "circuit=True" in page.card["Command"]
+    page.save(tmp_path / "out")
+    kept = json.loads((tmp_path / "out" / "report.json").read_text())["circuit"]
+    edges = pd.read_csv(tmp_path / "out" / "circuit_edges.csv")
+    assert [row["prefix_share"] for row in kept["edges"]] == pytest.approx(
+        edges["prefix_share"].tolist(), abs=1e-6
+    )
+    assert (tmp_path / "out" / "circuit.svg").read_text() == found.svg()
+    with pytest.raises(ValueError, match="expected a circuit of "):
+        il.report(model, circuit=dataclasses.replace(found, model="another"), **options)
+
+
+def test_a_report_says_why_there_is_no_circuit():
+    config = il.toys.ToyConfig(n_layers=2, d_model=32, n_heads=2, d_head=16, d_vocab=61, n_ctx=101)
+    model = il.toys.build_toy(config, device="cpu")
+    text = il.repeated_random_tokens(model, n_sequences=2)
+    options = dict(text=text, methods=["zero"], n_controls=0, progress=False)
+    page = il.report(model, circuit=True, **options)
+    assert page.circuit is None
+    assert page.notes[-1].startswith("The induction circuit was not measured: expected a previous")
+    assert "How they do it" not in page.to_html()
+    assert not any("circuit" in note for note in il.report(model, **options).notes)
 
 
 def test_a_model_without_one_is_refused():

@@ -8,16 +8,19 @@ import pytest
 import torch
 
 import induction_lens as il
+from induction_lens.ablation import Zero
 from induction_lens.ablation.hooks import Ablation
 from induction_lens.ablation.seen import HeadAttention
+from induction_lens.ablation.sweep import Job, ablation_losses
 from induction_lens.circuits.cuts import cut_edge
 from induction_lens.circuits.edges import CompositionCut, Masked, RandomKeys, TargetKeys, Zeroed
+from induction_lens.circuits.ideal import IdealInduction
 from induction_lens.circuits.material import Material
 from induction_lens.circuits.measured import outcomes
 from induction_lens.circuits.other_runs import Nothing
 from induction_lens.circuits.patching import Edge, Patches
 from induction_lens.heads import Head
-from induction_lens.models import InterventionError, toy_weights
+from induction_lens.models import InterventionError, LayerByLayer, run, toy_weights
 from induction_lens.toys.forward import Cut
 from induction_lens.toys.model import set_weights
 from induction_lens.training.clamp import cutting
@@ -134,6 +137,43 @@ def test_a_later_receiver_reads_what_the_cut_left_of_an_earlier_one():
     patched = outcomes(model, [edge], tokens, Patches(Nothing()), read=[*range(1, 17)]).patched[0]
     torch.testing.assert_close(first[:, 1:], patched[:, 1:], atol=1e-5, rtol=1e-5)
     assert not torch.allclose(both_cut[:, 1:], first[:, 1:], atol=1e-6)
+
+
+METHODS = [
+    Masked(),
+    Zeroed(),
+    Zeroed(RandomKeys(seed=3)),
+    IdealInduction(),
+    CompositionCut(["0.1", "1.0", "2.1"]),
+    CompositionCut(["0.1", "1.0"], "q"),
+    CompositionCut(["0.2", "1.2"], "v"),
+]
+
+
+@pytest.mark.parametrize("heads", [["2.2"], ["1.0", "1.2", "2.1", "3.0"], ["3.0", "3.1"]])
+def test_layers_one_by_one_give_what_hooks_give(heads):
+    """Whole sequences are seen, and only some positions are read; cuts of a later layer see what
+    those of an earlier one left."""
+    config = il.toys.ToyConfig(
+        n_layers=4, d_model=24, n_heads=3, d_head=8, d_vocab=31, n_ctx=23, seed=3
+    )
+    model = il.toys.build_toy(config, device="cpu")
+    with torch.no_grad():
+        for weight in toy_weights(model).values():
+            weight.mul_(3)
+    tokens = torch.randint(1, 31, (5, 17), generator=torch.Generator().manual_seed(0))
+    parsed = tuple(map(Head.parse, heads))
+    jobs = [Job(parsed, method, (3, 9, 14)) for method in METHODS]
+    jobs += [Job(parsed, METHODS[0], (4, 16)), Job((Head(0, 1),), Zero(), (3, 9))]
+    with run(model, tokens, unembeds=True) as road:
+        assert isinstance(road, LayerByLayer)
+    clean, by_layers = ablation_losses(model, jobs, tokens, batch_size=2)
+    for job, found in zip(jobs, by_layers.long, strict=True):
+        with il.knocked_out(model, job.heads, method=job.method):
+            expected = il.per_token_loss(model, tokens)
+        at = list(job.positions)
+        torch.testing.assert_close(found[:, at], expected[:, at], atol=1e-5, rtol=1e-5)
+        assert not torch.allclose(found[:, at], clean.long[:, at], atol=1e-5)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from induction_lens import plots
 from induction_lens.ablation.study import AblationStudy, Control
 from induction_lens.estimates import Estimate
 from induction_lens.heads import Head, HeadScores
-from induction_lens.plots.style import add_estimate, method_color, new_figure, template
+from induction_lens.style import add_estimate, method_color, new_figure, template
 
 LENGTH = 23
 draw: Any = plots  # plotly's objects have attributes that type checkers do not know

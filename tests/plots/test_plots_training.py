@@ -27,7 +27,7 @@ FOUND = dataclasses.replace(
 )
 
 
-def _run(seed: int = 0, *, smeared: bool = False) -> Trajectory:
+def _run(seed: int = 0, *, smeared: bool = False, edges: bool = False) -> Trajectory:
     generator = torch.Generator().manual_seed(seed)
 
     def rand(*sizes: int) -> torch.Tensor:
@@ -57,7 +57,31 @@ def _run(seed: int = 0, *, smeared: bool = False) -> Trajectory:
         token_losses=rand(4, 7),
         smear=rand(4, 2, 3) if smeared else None,
         weights=("",) * 4,
+        edges=_edges(rand) if edges else {},
     )
+
+
+def _edges(rand: Any) -> dict[str, torch.Tensor]:
+    edges = {name: rand(4, 2, 3) for name in ("k_composition", "k_z", "matching")}
+    edges["k_from"] = torch.tensor([2.0, 0.0, 1.0]).expand(4, 2, 3).clone()
+    for values in edges.values():
+        values[:, 0] = math.nan
+    return edges
+
+
+@pytest.mark.parametrize("measure", ["k_composition", "matching"])
+def test_edges_lie_beside_the_icl_score(measure):
+    run = _run(edges=True)
+    figure = draw.edges_over_training(run, FOUND, measure=measure)
+    lines = {trace.name: trace for trace in figure.data}
+    assert list(lines["head 1.2"].y) == pytest.approx(run.edges[measure][1:, 1, 2].tolist())
+    assert list(lines["ICL score"].y) == pytest.approx(run.icl[1:].mean(1).tolist())
+    assert lines["ICL score"].yaxis == "y2"
+    assert lines["head 1.2"].yaxis is None
+    assert lines["head 1.2"].showlegend
+    assert not lines["head 1.0"].showlegend
+    with pytest.raises(ValueError, match="expected a run whose edges were measured"):
+        draw.edges_over_training(_run())
 
 
 def _named(figure, name):

@@ -33,6 +33,7 @@ from induction_lens.reports.model.evaluation import (
     example_of,
     positions_and_notes,
 )
+from induction_lens.reports.numbers import percent
 from induction_lens.toys.model import ToyConfig, build_toy
 from tests.hf_folders import D_VOCAB, tiny_tokenizer
 from tests.reference_model import induction_circuit
@@ -398,9 +399,9 @@ def test_a_large_model_runs_what_is_compared_in_bfloat16(toy, found, monkeypatch
 
 
 def test_shares_are_in_percent_with_a_true_minus_and_no_minus_zero():
-    assert sentences.percent(Estimate(0.964, 0.955, 0.972)) == "96% [96, 97]"
-    assert sentences.percent(Estimate(-0.001, -0.18, 0.004)) == "0% [−18, 0]"
-    assert sentences.percent(Estimate(0.5, -math.inf, math.inf)) == "50%"
+    assert percent(Estimate(0.964, 0.955, 0.972)) == "96% [96, 97]"
+    assert percent(Estimate(-0.001, -0.18, 0.004)) == "0% [−18, 0]"
+    assert percent(Estimate(0.5, -math.inf, math.inf)) == "50%"
 
 
 # --- plan --------------------------------------------------------------------------------------

@@ -240,6 +240,28 @@ def test_the_page_holds_every_number_and_figure(runs, tmp_path):
         report.save(page)
 
 
+def test_edges_are_shown_where_they_were_measured(runs, tmp_path):
+    plain = training_report(runs[:1], **OPTIONS)
+    assert "When the edge appears" not in plain.to_html()
+    assert plain.edges_frame().empty
+    shape = runs[0].scores["induction"].shape
+    edges = {
+        name: torch.rand(shape, generator=torch.Generator().manual_seed(0))
+        for name in ("k_composition", "k_z", "matching")
+    }
+    edges["k_from"] = torch.zeros(shape)
+    for values in edges.values():
+        values[:, 0] = math.nan
+    shown = training_report([dataclasses.replace(runs[0], edges=edges)], **OPTIONS)
+    assert "When the edge appears" in shown.to_html()
+    shown.save(tmp_path / "out")
+    table = pd.read_csv(tmp_path / "out" / "edges.csv")
+    assert len(table) == shape[0] * (shape[1] - 1) * shape[2]
+    assert table["k_composition"].tolist() == pytest.approx(
+        edges["k_composition"][:, 1:].flatten().tolist()
+    )
+
+
 def test_names_from_outside_cannot_become_markup(runs):
     run = dataclasses.replace(runs[1], name="<b>run</b>")
     page = training_report([run], **OPTIONS).to_html()

@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load_file
 
 from induction_lens.ablation.each_head import ablate_each_head
+from induction_lens.circuits import composition, qk_matching
 from induction_lens.detectors import DETECTORS, score_heads
 from induction_lens.heads import Head
 from induction_lens.inputs import corpus
@@ -205,6 +206,60 @@ def test_the_circuit_set_by_hand_scores_one(implementation, tmp_path):
     assert list(trajectory.effects) == ["pattern-preserving"]
     assert trajectory.smear is None
     assert trajectory.name == "circuit"
+    edges = {name: values[0] for name, values in trajectory.edges.items()}
+    assert edges["k_from"][1, 0] == 0
+    assert edges["k_composition"][1].nan_to_num(-1).argmax() == 0
+    assert edges["k_z"][1, 0] > 5
+    assert edges["matching"][1, 0].item() == pytest.approx(1, abs=0.02)
+    frame = trajectory.edges_frame().set_index("head")
+    assert frame.loc["1.0", "earlier"] == "0.0"
+    assert frame.loc["1.0", "matching"] == pytest.approx(edges["matching"][1, 0].item())
+
+
+def test_the_strongest_edges_are_those_of_each_snapshot(run, tracked):
+    trajectory, _ = tracked
+    assert trajectory.has_edges
+    frame = trajectory.edges_frame()
+    assert len(frame) == 4 * 3
+    for point, snapshot in enumerate(run.snapshots):
+        model = snapshots.load(snapshot, device="cpu")
+        composed = composition(model)
+        matched = qk_matching(model, TEXT).summed_positivity[0]
+        edges = {name: values[point] for name, values in trajectory.edges.items()}
+        assert all(bool(values[0].isnan().all()) for values in edges.values())
+        torch.testing.assert_close(edges["matching"][1], matched[1])
+        for head in range(3):
+            of_head = [composed.of((0, g), (1, head), kind="K") for g in range(3)]
+            best = max(of_head, key=lambda pair: pair.score)
+            assert edges["k_composition"][1, head].item() == pytest.approx(best.score, abs=1e-6)
+            assert edges["k_z"][1, head].item() == pytest.approx(best.z_shuffled, abs=1e-4)
+            assert edges["k_from"][1, head] == best.earlier.head
+            row = frame[(frame["step"] == STEPS[point]) & (frame["head"] == f"1.{head}")]
+            assert row["earlier"].item() == str(best.earlier)
+    assert (
+        trajectory.edges["k_composition"][0, 1] != trajectory.edges["k_composition"][3, 1]
+    ).all()
+
+
+def test_measures_from_before_there_were_edges_are_as_they_were(run, tracked, tmp_path):
+    whole = track(run, out=tmp_path, **OPTIONS)
+    path = tmp_path / "points" / "step-00000002" / "measures.safetensors"
+    kept = {k: v for k, v in load_file(path).items() if not k.startswith("edges.")}
+    save_tensors(path, kept)
+    found = track(run, out=tmp_path, **OPTIONS)
+    assert _differences(found, whole) == ["edges"]
+    assert found.edges == {}
+    assert not found.has_edges
+    assert found.edges_frame().empty
+    assert _differences(Trajectory.read(tmp_path), found) == []
+
+
+def test_models_of_one_layer_have_no_edges(tmp_path):
+    config = ToyConfig(n_layers=1, d_model=12, n_heads=3, d_vocab=31, n_ctx=41)
+    snapshots.save(build_toy(config, device="cpu"), tmp_path / "run", step=0, tokens_seen=0)
+    trajectory = track(tmp_path / "run", out=tmp_path, **{**OPTIONS, "methods": ["zero"]})
+    assert not trajectory.has_edges
+    assert trajectory.edges_frame().empty
 
 
 def test_models_with_mlps_are_ablated_by_the_mean(tmp_path):

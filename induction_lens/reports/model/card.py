@@ -38,6 +38,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "early": None,
     "late": None,
     "window": 10,
+    "circuit": False,
 }
 NAMELESS = ("custom", "model", "native")  # what models are called that were built, not loaded
 

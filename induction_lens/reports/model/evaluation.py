@@ -40,7 +40,6 @@ from induction_lens.reports.model.findings import Example
 
 N_SEQUENCES, N_SEQUENCES_OF_LARGE = 256, 64
 """With matched targets 64 sequences give the intervals that 256 gave by the paper's estimator."""
-_LARGE = 50_000_000  # weights in the layers: GPT-2 small has 85 million
 SEQ_LEN = 512
 PASSAGE = 56  # tokens of the passage that is shown
 
@@ -122,8 +121,7 @@ def default_n_sequences(model: Model) -> int:
 
 def is_large(model: Model) -> bool:
     """Whether passes take so long that they are saved where they can be."""
-    sizes = shape(model)
-    return 12 * sizes.n_layers * sizes.d_model**2 > _LARGE
+    return shape(model).is_large
 
 
 def _note_on_documents(documents: Int[Tensor, " batch"]) -> tuple[str, ...]:

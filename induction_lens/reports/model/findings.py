@@ -18,6 +18,7 @@ from torch import Tensor
 
 from induction_lens.ablation.methods import MAIN_METHOD
 from induction_lens.ablation.study import AblationStudy
+from induction_lens.circuits import Circuit
 from induction_lens.detectors import AttentionDetector
 from induction_lens.estimates import columns
 from induction_lens.heads import Head, HeadScores, ScoreTable, names_of
@@ -84,6 +85,8 @@ class Findings:
     """What had to be done differently for this model, in sentences."""
     own_detectors: tuple[AttentionDetector, ...] = ()
     """Detectors of the caller's own, whose scores are among `scores`."""
+    circuit: Circuit | None = None
+    """The induction circuit, where it was asked for and there is one."""
 
     @property
     def main_method(self) -> str:

@@ -8,6 +8,7 @@ from induction_lens import plots
 from induction_lens.detectors import BUILT_IN, INDUCTION, Detector
 from induction_lens.heads import Head, HeadScores
 from induction_lens.reports import pages as html
+from induction_lens.reports.circuit import section
 from induction_lens.reports.model import sentences
 from induction_lens.reports.model.findings import Example, Findings
 from induction_lens.reports.pages import Figure, Table
@@ -34,6 +35,7 @@ def render(found: Findings) -> str:
         example=_example(found.example),
         attention=_attention(found.example),
         captions=sentences.captions(found),
+        circuit=None if found.circuit is None else section(found.circuit),
     )
 
 

@@ -36,6 +36,9 @@ from induction_lens.ablation.methods import (
 )
 from induction_lens.ablation.stopping import Stopping
 from induction_lens.ablation.study import StudiedSets
+from induction_lens.circuits import Circuit, Material
+from induction_lens.circuits import circuit as find_circuit
+from induction_lens.circuits.material import N_SEQUENCES, N_SEQUENCES_OF_LARGE
 from induction_lens.detectors import DETECTORS, AttentionDetector, own_detectors, score_heads
 from induction_lens.files import atomic_path, output_folder, tidy, write_text
 from induction_lens.heads import (
@@ -47,13 +50,14 @@ from induction_lens.heads import (
     parse_heads,
 )
 from induction_lens.inputs.tokens import Source
-from induction_lens.models import Model, TextTokens, has_bfloat16, shape
+from induction_lens.models import Model, TextTokens, has_bfloat16, model_name, shape
 from induction_lens.progress import wanted
+from induction_lens.reports.circuit import records, write_tables
 from induction_lens.reports.model import page, sentences
 from induction_lens.reports.model.card import card_of, short_name
 from induction_lens.reports.model.evaluation import Data, evaluation_data, example_of, is_large
-from induction_lens.reports.model.findings import Findings, Why
-from induction_lens.reports.model.plan import Costs, Plan
+from induction_lens.reports.model.findings import Findings, Why, finite
+from induction_lens.reports.model.plan import Costs, Plan, spoken
 from induction_lens.reports.pages import framed
 
 _N_SCORED_TEXT = 32  # sequences of text for the previous-token score
@@ -81,7 +85,8 @@ class Report(Findings):
         """Write the page and its data; each file appears whole or not at all.
 
         The files are `index.html`, `heads.csv`, `icl.csv`, `losses.parquet`,
-        `short_losses.parquet` and `report.json`.
+        `short_losses.parquet` and `report.json`; with a circuit also `circuit.svg`,
+        `circuit_edges.csv`, `circuit_cuts.csv` and `circuit_sets.csv`.
 
         Returns:
             The path of `index.html`.
@@ -98,6 +103,9 @@ class Report(Findings):
             with atomic_path(folder / f"{name}.parquet") as path:
                 frame.to_parquet(path, index=False, write_page_checksum=True)
         content = {"headline": self.headline, "summary": self.summary, **self.to_dict()}
+        if self.circuit is not None:
+            write_tables(self.circuit, folder, prefix="circuit_")
+            content["circuit"] = finite(records(self.circuit))
         write_text(folder / "report.json", json.dumps(content, indent=1, allow_nan=False))
         write_text(folder / "index.html", self.to_html())
         return folder / "index.html"
@@ -127,6 +135,7 @@ def report(
     early: int | None = None,
     late: int | None = None,
     window: int = 10,
+    circuit: Circuit | bool = False,
     progress: bool = True,
 ) -> Report:
     """Find the induction heads of a model, knock them out, and say what that did.
@@ -157,6 +166,8 @@ def report(
         late: Position of the late token; None: the paper's 500, or as the context allows.
         window: Positions on each side of both for the windowed ICL score; made smaller where the
             context is short.
+        circuit: Whether to measure the induction circuit too, which takes about as long again and
+            comes on top of a budget; or one that `circuits.circuit` found in this model.
         progress: Show a progress bar on stderr.
 
     Ctrl-C ends it, with a report of what was measured, once all is measured on 16 sequences.
@@ -192,10 +203,11 @@ def report(
     chosen = as_methods(methods, seed=seed)
     own = own_detectors(detectors)
     named = _named(model, heads)
+    _check_circuit(circuit, model)
     positions = {"early": early, "late": late, "window": window}
     data = evaluation_data(model, text, n_sequences=n_sequences, seed=seed, **positions)
     options = {"seed": seed, "progress": progress}
-    with _stages(progress, total=3) as stage:
+    with _stages(progress, total=3 + (circuit is True)) as stage:
         stage("scoring heads")
         scores = _scores(model, data, own, **options)
         found = tuple(scores["induction"].above(threshold))
@@ -230,6 +242,9 @@ def report(
         )
         planned = len(data.tokens)
         data = data.cut(len(windowed[chosen[0].label].clean_losses))
+        if circuit is True:
+            stage("measuring the circuit")
+        found_circuit, why_none = _circuit(circuit, model, data, threshold=threshold, **options)
         stage("writing the report")
         asked = {"heads": named, "threshold": threshold, "seed": seed}
         asked |= {"methods": tuple(method.label for method in chosen)}
@@ -238,7 +253,7 @@ def report(
         if budget is not None or stopping.reason is not None:
             # what was measured, and not how long it was given
             asked |= {"n_controls": plan.n_controls, "n_sequences": len(data.tokens)}
-        asked |= {"detectors": [one.name for one in own]}
+        asked |= {"detectors": [one.name for one in own], "circuit": circuit is not False}
         return Report(
             name=short_name(model),
             card=card_of(model, data, text=text, options=asked),
@@ -266,9 +281,58 @@ def report(
                 *sentences.notes_on_rounding(rough),
                 *sentences.notes_on_first_order(plan.by_first_order),
                 *sentences.notes_on_stopping(stopping, len(data.tokens), planned),
+                *why_none,
             ),
             own_detectors=own,
+            circuit=found_circuit,
         )
+
+
+def _check_circuit(asked: Circuit | bool, model: Model) -> None:
+    """Check that it is one of this model, or whether to find one.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if not isinstance(asked, Circuit):
+        checks.flag("circuit", asked)
+    elif asked.model != model_name(model):
+        raise ValueError(
+            f"expected a circuit of {model_name(model)}, got one of {asked.model}; pass True to "
+            "have it found"
+        )
+
+
+def _circuit(
+    asked: Circuit | bool,
+    model: Model,
+    data: Data,
+    *,
+    threshold: float,
+    seed: int,
+    progress: bool,
+) -> tuple[Circuit | None, tuple[str, ...]]:
+    """The circuit, and a sentence where there is none."""
+    if isinstance(asked, Circuit) or not asked:
+        return asked or None, ()
+    n = N_SEQUENCES_OF_LARGE if is_large(model) else N_SEQUENCES
+    text = data.cut(n).first() if data.is_text else None
+    try:
+        material = Material.of(model, text=text, n_texts=0, seed=seed)
+        found = find_circuit(
+            model,
+            threshold=threshold,
+            material=material,
+            announce=_say_time if wanted(progress) else None,
+            seed=seed,
+        )
+        return found, ()
+    except ValueError as error:
+        return None, (f"The induction circuit was not measured: {error}.",)
+
+
+def _say_time(seconds: float) -> None:
+    print(f"The circuit: about {spoken(seconds)}.", file=sys.stderr)
 
 
 def _named(model: Model, heads: Iterable[HeadLike] | HeadLike | None) -> tuple[Head, ...] | None:

@@ -15,12 +15,11 @@ from induction_lens.ablation.study import AblationStudy
 from induction_lens.estimates import Estimate, simultaneous_quantile
 from induction_lens.heads import Head, ScoreTable
 from induction_lens.reports.model.findings import Findings
+from induction_lens.reports.numbers import UNKNOWN, nats, number
 
 MAX_LISTED = 8
 CHANCE = 0.05
 """With fewer controls than make a rank of 1 this unlikely, no rank rules out chance."""
-UNKNOWN = "–"
-"""What stands for a number that was not measured."""
 
 
 def headline(found: Findings) -> str:
@@ -109,30 +108,6 @@ def heads_text(heads: Sequence[Head]) -> str:
     if len(shown) == 1:
         return f"head {shown[0]}"
     return f"heads {', '.join(shown[:-1])} and {shown[-1]}"
-
-
-def nats(estimate: Estimate, *, signed: bool = True) -> str:
-    """An estimate in a sentence or a table: `−0.31 [−0.40, −0.22]`."""
-    if not math.isfinite(estimate.low):
-        return number(estimate.value, signed=signed)
-    low, high = number(estimate.low, signed=signed), number(estimate.high, signed=signed)
-    return f"{number(estimate.value, signed=signed)} [{low}, {high}]"
-
-
-def number(value: float, *, signed: bool = True, digits: int = 2) -> str:
-    """A number with a true minus sign; what rounds to zero has no sign, and NaN is `–`."""
-    if math.isnan(value):
-        return UNKNOWN
-    text = f"{value:{'+' if signed else ''}.{digits}f}"
-    return text.lstrip("+-") if float(text) == 0 else text.replace("-", "−")
-
-
-def percent(share: Estimate) -> str:
-    """A share with its interval: `96% [95, 97]`; without one where its ends are infinite."""
-    value, low, high = (
-        number(100 * part, signed=False, digits=0) for part in (share.value, share.low, share.high)
-    )
-    return f"{value}% [{low}, {high}]" if math.isfinite(share.low) else f"{value}%"
 
 
 def rank_text(study: AblationStudy) -> str:

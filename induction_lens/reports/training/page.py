@@ -39,6 +39,8 @@ PANELS = {
     "losses": "Loss by position",
     "derivative": "Loss derivative",
     "smear": "σ(α) of every head",
+    "composition": "K-composition of every head",
+    "matching": "QK matching of every head",
 }
 """What is drawn for every model, by name."""
 
@@ -93,6 +95,11 @@ def model_figure(name: str, found: ModelFindings) -> Figure | None:
         drawn = plots.loss_curves(run)
     elif name == "derivative":
         drawn = plots.loss_derivative_map(loss_derivative(run), change=change)
+    elif name in ("composition", "matching"):
+        if not run.has_edges:
+            return None
+        measure = "matching" if name == "matching" else "k_composition"
+        drawn = plots.edges_over_training(run, change, measure=measure)
     elif run.smear is None:
         return None
     else:

@@ -49,6 +49,21 @@ class TrainingReport(TrainingFindings):
                 frames.append(frame)
         return pd.concat(frames, ignore_index=True)
 
+    def edges_frame(self) -> pd.DataFrame:
+        """One row per snapshot and head of each run whose edges were measured: `model`, `run`,
+        `seed`, and `Trajectory.edges_frame`; empty where none was."""
+        import pandas as pd
+
+        frames = []
+        for model in self.models:
+            for run in model.model.trajectories:
+                frame = run.edges_frame()
+                for name, value in (("seed", run.seed), ("run", run.name), ("model", model.label)):
+                    frame.insert(0, name, value)
+                frames.append(frame)
+        frames = [frame for frame in frames if not frame.empty]
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
     def to_html(self) -> str:
         """The page: one self-contained HTML document that needs no network."""
         return page.render(self)
@@ -56,8 +71,8 @@ class TrainingReport(TrainingFindings):
     def save(self, folder: str | Path) -> Path:
         """Write the page and its data; each file appears whole or not at all.
 
-        The files are `index.html`, and `models.csv`, `runs.csv`, `snapshots.csv` and, where the
-        ends of runs were measured, `knockouts.csv` and `ngrams.csv`.
+        The files are `index.html`, and `models.csv`, `runs.csv`, `snapshots.csv`; `edges.csv` where
+        edges were measured; and `knockouts.csv` and `ngrams.csv` where the ends of runs were.
 
         Returns:
             The path of `index.html`.
@@ -71,6 +86,7 @@ class TrainingReport(TrainingFindings):
             "models": self.models_frame(),
             "runs": self.runs_frame(),
             "snapshots": self.to_frame(),
+            "edges": self.edges_frame(),
             "knockouts": self.knockouts_frame(),
             "ngrams": self.ngrams_frame(),
         }

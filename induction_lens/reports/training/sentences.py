@@ -72,6 +72,17 @@ CAPTIONS = {
         "σ(α): the share of its own position in a key; 1 is a plain key, 0 the key of the token "
         f"before. In colour: heads that end with a prefix-matching score above {THRESHOLD}."
     ),
+    "composition": (
+        "From the weights: how much of what each head's keys read is what one earlier head writes "
+        "(K-composition, Elhage et al. 2021), of the earlier head where that is highest, minus "
+        f"what random matrices give. In colour: heads that end above {THRESHOLD}. Dotted, on the "
+        "right: the ICL score. All are in edges.csv."
+    ),
+    "matching": (
+        "From the weights: the positivity of the eigenvalues of each head's QK circuit through "
+        "all earlier heads, weighted by how much these attend to the previous token; 1 where a "
+        "head looks for what followed its own token."
+    ),
     "effects": (
         "What knocking out each head alone changes in the ICL score: above zero, in-context "
         "learning is weaker without it. A dot's colour is the head's prefix-matching score at "
