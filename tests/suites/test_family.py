@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
+from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -12,8 +15,8 @@ import induction_lens as il
 from induction_lens.heads import THRESHOLD
 from induction_lens.metrics import choose_positions
 from induction_lens.models import toy_weights
-from induction_lens.suites import family, trend
-from induction_lens.suites.family import PREDICTED, block_parameters
+from induction_lens.suites import battery, family, trend
+from induction_lens.suites.member import PREDICTED, block_parameters
 from tests.hf_folders import CONFIGS, hugging_face_model, random_model
 
 NAMES = ["toy-2l", "toy-1l", "toy-2l-narrow"]
@@ -92,6 +95,97 @@ def test_parameters_are_those_of_the_matrices_in_blocks():
             if parameter.ndim == 2 and (".h." in key or "layers." in key)
         )
         assert block_parameters(hugging_face_model(name)) == theirs, name
+
+
+WORDS = ["def", "return", "import", "class", "yield", "while", "lambda", "assert"]
+TEXT = [" ".join(WORDS[(i * j * j + i) % 8] for j in range(60)) for i in range(1, 30)]
+TINY = {"text": TEXT, "n_sequences": 4, "n_controls": 1, "progress": False}
+
+
+@pytest.fixture
+def tiny_models(tmp_path):
+    """Three toys of two sizes that are folders."""
+    folders = []
+    for number, (d_model, n_layers) in enumerate(((16, 1), (16, 2), (24, 2))):
+        config = il.toys.ToyConfig(
+            n_layers=n_layers, d_model=d_model, n_heads=2, d_vocab=1024, n_ctx=64, seed=number
+        )
+        model = il.toys.build_toy(config, tokenizer=il.load("toy-2l").tokenizer, device="cpu")
+        kept = il.toys.save(model, tmp_path / f"toy-{number}", step=number, tokens_seen=0)
+        folders.append(str(kept.path))
+    return folders
+
+
+def _seen(monkeypatch) -> list[str]:
+    """What is knocked out from now on, by the number of heads."""
+    real = battery.ablate
+    calls = []
+
+    def ablate(model, *arguments, **options):
+        calls.append(model.cfg.d_model)
+        return real(model, *arguments, **options)
+
+    monkeypatch.setattr(battery, "ablate", ablate)
+    return calls
+
+
+def test_a_family_that_was_cut_off_goes_on(tiny_models, tmp_path, monkeypatch):
+    whole = family(tiny_models, **TINY)
+    calls = _seen(monkeypatch)
+    out = tmp_path / "out"
+    family(tiny_models[:2], out=out, **TINY)
+    assert calls == [16, 16]
+    (out / "models" / ".x.safetensors.new").mkdir()  # as a killed writer leaves it
+    again = family(tiny_models, out=out, **TINY)
+    assert calls == [16, 16, 24]
+    pd.testing.assert_frame_equal(again.to_frame(), whole.to_frame(), check_exact=True)
+    for one, other in zip(again.members, whole.members, strict=True):
+        pairs = [(of.study.control_losses, of.study.short_losses) for of in (one, other)]
+        for kept, made in zip(*pairs, strict=True):
+            torch.testing.assert_close(kept, made, rtol=0, atol=0, equal_nan=True)
+        assert one.induction.values.equal(other.induction.values)
+        assert one.copying.values.equal(other.copying.values)
+        assert one.study.controls == other.study.controls
+    assert not list((out / "models").glob(".*.new"))
+    family(tiny_models, out=out, resume=False, **TINY)
+    assert len(calls) == 6
+
+
+def test_what_was_measured_otherwise_is_refused(tiny_models, tmp_path):
+    out = tmp_path / "out"
+    family(tiny_models[:1], out=out, **TINY)
+    with pytest.raises(ValueError, match="with another n_controls; use another folder"):
+        family(tiny_models[:1], out=out, **(TINY | {"n_controls": 2}))
+    with pytest.raises(ValueError, match="with another text;"):
+        family(tiny_models[:1], out=out, **(TINY | {"n_sequences": 5}))
+    with pytest.raises(ValueError, match="with another method;"):
+        family(tiny_models[:1], out=out, method="zero", **TINY)
+    [kept] = (out / "models").glob("*.safetensors")
+    content = bytearray(kept.read_bytes())
+    content[-1] ^= 1
+    kept.write_bytes(bytes(content))
+    with pytest.raises(ValueError, match="the file is damaged or was edited") as told:
+        family(tiny_models[:1], out=out, **TINY)
+    assert "\n" not in str(told.value)
+
+
+def test_models_of_one_name_with_other_weights_are_refused(tiny_models, tmp_path):
+    out = tmp_path / "out"
+    family(tiny_models[:1], out=out, **TINY)
+    kept = Path(tiny_models[0])
+    model = il.load(kept, device="cpu")
+    with torch.no_grad():
+        model.W_E[3, 5] += 1.0
+    shutil.rmtree(kept)
+    il.toys.save(model, kept.parent, step=0, tokens_seen=0)
+    with pytest.raises(ValueError, match="with another weights;"):
+        family([str(kept)], out=out, **TINY)
+
+
+@pytest.mark.usefixtures("_as_users_call")
+def test_loaded_models_are_not_sent_to_other_machines():
+    with pytest.raises(ValueError, match="got the loaded model toy-1l; pass its name"):
+        family([il.load("toy-1l")], engine="ray", **TINY)
 
 
 @pytest.mark.slow
