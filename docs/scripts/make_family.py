@@ -16,40 +16,48 @@ import torch
 
 import induction_lens as il
 from induction_lens.tracking.track import TRACKED
-from induction_lens.training.presets import FAMILY_PRESETS, prepare_text, train_preset
+from induction_lens.training.presets import FAMILY_PRESETS, train_preset
 
 MORE_SEEDS = ("family-64x1", "family-64x2", "family-96x2-mlp", "family-128x3")
 """Sizes of which there are three seeds; of the others one."""
-# few sequences: two of three minutes are to be the training's
+# half of the snapshots, and few sequences: most of the time is to be the training's
 MEASURED = {"n_sequences": 64, "n_prompts": 16, "n_ablated": 2, "n_examples": 1500}
+SNAPSHOTS = "every:2"
 
 
-def planned() -> list[tuple[str, int]]:
-    """Every run, by preset and seed, in the order in which they are made."""
-    first = [(name, 0) for name in FAMILY_PRESETS]
-    return first + [(name, seed) for seed in (1, 2) for name in MORE_SEEDS]
-
-
-def make(out: Path, preset: str, seed: int) -> None:
-    """Train a run, and track it, where that is not done yet."""
-    text = out / "text"
-    tokenizer = il.load("toy-2l").tokenizer
-    prepare_text(preset, text, tokenizer=tokenizer)
+def train(out: Path, preset: str, seed: int) -> None:
+    """Train a run where that is not done yet."""
     folder = out / f"{preset}-seed-{seed}"
-    if not (folder / "model" / "card.json").is_file():
-        train_preset(preset, folder, text=text, seed=seed, device="cpu", progress=False)
-    il.track(folder, out=folder / TRACKED, device="cpu", progress=False, **MEASURED)
+    if (folder / "model" / "card.json").is_file():
+        return
+    options = {"text": out / "text", "tokenizer": il.load("toy-2l").tokenizer, "device": "cpu"}
+    train_preset(preset, folder, seed=seed, progress=False, **options)
+
+
+def track(out: Path, preset: str, seed: int) -> None:
+    """Measure the snapshots of a run that are not measured yet."""
+    folder = out / f"{preset}-seed-{seed}"
+    options = {"checkpoints": SNAPSHOTS, "device": "cpu", "progress": False}
+    il.track(folder, out=folder / TRACKED, **options, **MEASURED)
+
+
+def planned() -> list[tuple]:
+    """Every piece of work, in its order: a function, a preset and a seed."""
+    first = [(work, name, 0) for work in (train, track) for name in FAMILY_PRESETS]
+    more = [(name, seed) for seed in (1, 2) for name in MORE_SEEDS]
+    return first + [(work, *run) for run in more for work in (train, track)]
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--until", help="begin no run after this time, UTC, such as 23:20")
+    parser.add_argument("--until", help="begin nothing after this time, UTC, such as 23:20")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    for name, number in planned():
+    for work, name, number in planned():
         now = datetime.datetime.now(datetime.timezone.utc).strftime("%H:%M")
+        what = f"{work.__name__} {name} seed {number}"
         if given.until and now >= given.until:
-            sys.exit(f"{now}: stopped before {name} seed {number}; run again to resume")
-        make(given.out, name, number)
-        print(f"{now}: {name} seed {number}", flush=True)
+            sys.exit(f"{now}: stopped before {what}; run again to resume")
+        work(given.out, name, number)
+        print(f"begun {now}: {what}", flush=True)

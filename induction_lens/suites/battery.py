@@ -57,8 +57,10 @@ class Battery:
     def text_for(self, model: Any) -> TextTokens:
         """The text in a model's own tokens."""
         seq_len = min(SEQ_LEN, shape(model).n_ctx)
-        options = {"n_sequences": self.n_sequences, "seq_len": seq_len, "seed": self.seed}
-        return sample_text(model, text=self.documents, **options)
+        n = self.n_sequences
+        return sample_text(
+            model, text=self.documents, n_sequences=n, seq_len=seq_len, seed=self.seed
+        )
 
     def fingerprint(self, model: Any, text: TextTokens) -> dict[str, Any]:
         """What the numbers depend on."""

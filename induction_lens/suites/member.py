@@ -150,7 +150,9 @@ def member_of(
     units = units_of(study.documents, losses.shape[1] // 2)
     return Member(
         name=name,
-        **sizes,
+        parameters=sizes["parameters"],
+        n_layers=sizes["n_layers"],
+        n_heads=sizes["n_heads"],
         loss=bootstrap_mean(losses[:, 1:].double().mean(1), documents=units),
         icl=study.clean,
         icl_paper=study.at(estimator="paper").clean,
@@ -220,17 +222,7 @@ def read_member(path: Path, *, threshold: float) -> Member:
     sizes = {name: about[name] for name in ("parameters", "n_layers", "n_heads")}
     of_model = {"n_layers": sizes["n_layers"], "n_heads": sizes["n_heads"]}
     told = about["study"]
-    scores = {
-        which: HeadScores(
-            **about[which],
-            **{
-                name.partition(".")[2]: value
-                for name, value in tensors.items()
-                if name.startswith(f"{which}.")
-            },
-        )
-        for which in _SCORES
-    }
+    scores = {which: _scores(which, tensors, about[which]) for which in _SCORES}
     losses = [tensors["clean_losses"][None], tensors["ablated_losses"][None]]
     study = study_of_losses(
         tuple(parse_heads(told["heads"], **of_model)),
@@ -242,3 +234,13 @@ def read_member(path: Path, *, threshold: float) -> Member:
         estimator=as_estimator(told["estimator"]),
     )
     return member_of(about["name"], sizes, study=study, threshold=threshold, **scores)
+
+
+def _scores(which: str, tensors: Mapping[str, Tensor], told: Mapping[str, Any]) -> HeadScores:
+    tables = {
+        name.partition(".")[2]: value
+        for name, value in tensors.items()
+        if name.startswith(f"{which}.")
+    }
+    values: dict[str, Any] = {**told, **tables}
+    return HeadScores(**values)

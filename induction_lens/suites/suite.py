@@ -110,6 +110,7 @@ class Suite(Trackable):
             ],
             seed=self.seed,
             note=note,
+            published=True,
         )
 
 

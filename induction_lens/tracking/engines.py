@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from induction_lens import checks
-from induction_lens.models import best_device, weights_hash
+from induction_lens.models import best_device, embedding, weights_hash
 from induction_lens.tracking.measures import Asked, Material, ModelInfo, draw, measure_model
 from induction_lens.tracking.moments import Moment
 
@@ -24,6 +24,8 @@ class Result:
     """By the names of `Trajectory`."""
     weights: str
     """SHA-256 of the weights."""
+    embedding_norm: float
+    """Mean norm of the embeddings of tokens."""
     info: ModelInfo
     """What model it was."""
     material: Material
@@ -60,7 +62,9 @@ def measure_moment(
         settings = asked.settled(found)
         material = draw(model, asked.text, settings) if material is None else material
         measures = measure_model(model, material, settings)
-        return Result(measures, weights_hash(model), found, material, time.monotonic() - begin)
+        norm = float(embedding(model).float().norm(dim=-1).mean())
+        seconds = time.monotonic() - begin
+        return Result(measures, weights_hash(model), norm, found, material, seconds)
 
 
 class Engine(ABC):

@@ -157,8 +157,8 @@ FAMILY_PRESETS: dict[str, Preset] = {
     "family-64x2": _sized(64, 2),
     "family-96x2-mlp": _sized(96, 2, mlp=True),
     "family-128x3": _sized(128, 3),
-    "family-128x4-mlp": _sized(128, 4, mlp=True),
-    "family-160x6": _sized(160, 6),
+    "family-96x4-mlp": _sized(96, 4, mlp=True),
+    "family-128x6": _sized(128, 6),
 }
 """Models of several sizes, smallest first, by width and layers: they differ in the model alone."""
 
