@@ -9,7 +9,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import ChainMap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -158,11 +159,11 @@ FAMILY_PRESETS: dict[str, Preset] = {
     "family-96x2-mlp": _sized(96, 2, mlp=True),
     "family-128x3": _sized(128, 3),
     "family-96x4-mlp": _sized(96, 4, mlp=True),
-    "family-128x6": _sized(128, 6),
+    "family-96x6": _sized(96, 6),
 }
 """Models of several sizes, smallest first, by width and layers: they differ in the model alone."""
 
-ALL_PRESETS: dict[str, Preset] = PRESETS | PHASE_PRESETS | FAMILY_PRESETS
+ALL_PRESETS: Mapping[str, Preset] = ChainMap(PRESETS, PHASE_PRESETS, FAMILY_PRESETS)
 """Every run that can be named."""
 
 
