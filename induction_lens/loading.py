@@ -81,8 +81,9 @@ def load(
 ) -> Model:
     """Load a hooked model.
 
-    A LoRA adapter is merged into its base model, which a warning of the log says. A Hugging Face model first runs unchanged: the loaded one must predict the same, and each token
-    only from earlier ones. That costs two passes over at most 2,048 tokens.
+    A Hugging Face model first runs unchanged: the loaded one must predict the same, and each token
+    only from earlier ones. That costs two passes over at most 2,048 tokens. A plain LoRA adapter is
+    merged into its base model, which the log says.
 
     Args:
         model: A model that ships with the package (`zoo()` lists them); a snapshot that `train`

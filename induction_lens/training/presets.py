@@ -163,7 +163,7 @@ FAMILY_PRESETS: dict[str, Preset] = {
 }
 """Models of several sizes, smallest first, by width and layers: they differ in the model alone."""
 
-ALL_PRESETS: Mapping[str, Preset] = ChainMap(PRESETS, PHASE_PRESETS, FAMILY_PRESETS)
+ALL_PRESETS: Mapping[str, Preset] = ChainMap(FAMILY_PRESETS, PHASE_PRESETS, PRESETS)
 """Every run that can be named."""
 
 
