@@ -72,8 +72,13 @@ class Family:
         return pd.DataFrame([member.to_row() for member in self.members])
 
     def trends(self) -> tuple[Trend, ...]:
-        """How each quantity changes with size, for those that at least two models have."""
+        """How each quantity changes with size, for those that at least two models have.
+
+        A share of an ICL score that is not told from zero is left out.
+        """
         frame = self.to_frame()
+        bounded = frame[["removed_low", "removed_high"]].abs().max(axis=1, skipna=False) < math.inf
+        frame["removed"] = frame["removed"].where(bounded)
         found = [
             trend(
                 frame["parameters"].tolist(),

@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -99,7 +100,7 @@ def test_parameters_are_those_of_the_matrices_in_blocks():
 
 WORDS = ["def", "return", "import", "class", "yield", "while", "lambda", "assert"]
 TEXT = [" ".join(WORDS[(i * j * j + i) % 8] for j in range(60)) for i in range(1, 30)]
-TINY = {"text": TEXT, "n_sequences": 4, "n_controls": 1, "progress": False}
+TINY: dict[str, Any] = {"text": TEXT, "n_sequences": 4, "n_controls": 1, "progress": False}
 
 
 @pytest.fixture
@@ -228,6 +229,22 @@ def test_two_models_show_no_trend():
     assert found.constant
     assert math.isnan(trend([1e6, 1e6], [0.1, 0.3]).slope.value)
     assert trend([1e6, 1e7, 1e8], [0.1, math.nan, 0.3]).slope.n == 2
+
+
+def test_a_quantity_that_is_equal_everywhere_has_no_trend():
+    found = trend([1e5, 1e6, 1e7, 1e8], [1.0, 1.0, math.nan, 1.0])
+    assert (found.slope.value, found.slope.low, found.slope.high) == (0, 0, 0)
+    assert (found.p_value, found.slope.n, found.constant) == (1.0, 3, True)
+
+
+def test_shares_of_a_score_that_may_be_zero_are_left_out(tiny_models):
+    found = family(tiny_models, **TINY)
+    frame = found.to_frame()
+    bounded = [math.isfinite(low) for low in frame["removed_low"]]
+    assert not all(bounded)
+    named = {one.quantity: one.slope.n for one in found.trends()}
+    assert named["loss"] == 3
+    assert named.get("removed", 0) == sum(bounded)
 
 
 def test_how_often_intervals_of_flat_families_hold_zero():
