@@ -37,6 +37,24 @@ def test_without_ray_the_engine_says_what_to_install(monkeypatch):
         engines.as_engine("spark")
 
 
+def test_a_cluster_that_is_not_there_is_one_line(monkeypatch):
+    class NoCluster:
+        @staticmethod
+        def is_initialized() -> bool:
+            return False
+
+        @staticmethod
+        def init(**_: object) -> None:
+            raise ConnectionError("Could not find any running Ray instance.\nMore lines.")
+
+    monkeypatch.setitem(sys.modules, "ray", NoCluster)
+    engine = il.tracking.RayEngine(address="10.0.0.1:6379")
+    with pytest.raises(ValueError, match=r"a Ray cluster at 10\.0\.0\.1:6379, got none") as told:
+        list(engine.run(max, [1], 2, named=str))
+    assert "\n" not in str(told.value)
+    assert "pass engine='local'" in str(told.value)
+
+
 @pytest.fixture
 def cluster():
     """Three nodes of one core each, besides the driver's own without any."""
