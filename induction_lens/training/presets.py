@@ -159,7 +159,7 @@ FAMILY_PRESETS: dict[str, Preset] = {
     "family-96x2-mlp": _sized(96, 2, mlp=True),
     "family-128x3": _sized(128, 3),
     "family-96x4-mlp": _sized(96, 4, mlp=True),
-    "family-128x6": _sized(128, 6),
+    "family-96x6": _sized(96, 6),
 }
 """Models of several sizes, smallest first, by width and layers: they differ in the model alone."""
 
