@@ -11,6 +11,7 @@ family` finds on the models that ended them.
 
 import json
 import math
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,15 @@ from induction_lens.heads import THRESHOLD
 from induction_lens.reports.training.runs import shipped_runs
 from induction_lens.suites import family, trend
 from induction_lens.suites.member import PREDICTED
+from induction_lens.toys.snapshots import TOKENIZER
 from induction_lens.tracking.runs import TrackedRun
 from induction_lens.tracking.track import TRACKED
 from induction_lens.tracking.trajectory import TRAJECTORY
 
 OUT = Path(__file__).parents[1] / "arguments" / "continuity.json"
+KEPT = OUT.parent / "family"
+"""The trajectories of the small family, and the models of the smaller sizes."""
+WITH_WEIGHTS = ("family-64x1-seed-0", "family-64x2-seed-0", "family-128x3-seed-0")
 METHOD = "mean"
 QUANTITIES = {
     "loss": "nats",
@@ -134,8 +139,22 @@ def runs_in(folder: Path) -> list[TrackedRun]:
     return [TrackedRun(il.tracking.Trajectory.read(file)) for file in files]
 
 
+def keep(folder: Path) -> None:
+    """Copy the trajectories to what ships with these pages, and the smaller models of seed 0."""
+    for run in sorted(folder.glob("*-seed-*")):
+        file = run / TRACKED / TRAJECTORY
+        kept = KEPT / run.name
+        if file.is_file():
+            kept.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, kept / TRAJECTORY)
+        if run.name in WITH_WEIGHTS and (run / "model" / "card.json").is_file():
+            without = shutil.ignore_patterns(TOKENIZER)  # that of toy-2l
+            shutil.copytree(run / "model", kept / "model", dirs_exist_ok=True, ignore=without)
+
+
 def main(folder: Path) -> None:
     """Measure all, and write the file."""
+    keep(folder)
     plain = [run for run in shipped_runs() if not run.trajectory.config["smeared_keys"]]
     phase = [row_of(run) for run in plain if not run.trajectory.clamp]
     own = runs_in(folder)

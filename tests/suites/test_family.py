@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import random
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -291,3 +298,57 @@ def test_the_page_shows_every_model_and_writes_the_data(found, tmp_path):
     figure = il.plots.against_size(found, "removed")
     assert len(figure.data[0].x) == 3
     assert figure.data[0].error_y.array[2] > 0
+
+
+def _campaign(names: list[str], tmp: Path) -> dict[str, Any]:
+    """Kill a family at random moments and go on; how often, and which files differ at the end."""
+    torch.set_num_threads(1)
+
+    def started(out: Path) -> int:
+        child = os.fork()
+        if child == 0:
+            family(names, out=out, **TINY)
+            os._exit(0)
+        return child
+
+    begin = time.monotonic()
+    assert os.waitpid(started(tmp / "whole"), 0)[1] == 0
+    seconds = time.monotonic() - begin
+    expected = {path.name: path.read_bytes() for path in (tmp / "whole" / "models").iterdir()}
+    generator, killed, wrong = random.Random(3), 0, []
+    for number in range(4):
+        out = tmp / f"killed-{number}"
+        for _ in range(3):
+            child = started(out)
+            time.sleep(seconds * generator.uniform(0.05, 0.9))
+            os.kill(child, signal.SIGKILL)
+            killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        assert os.waitpid(started(out), 0)[1] == 0
+        found = {path.name: path.read_bytes() for path in (out / "models").glob("*.safetensors")}
+        if found != expected:
+            wrong.append(out.name)
+    return {"killed": killed, "wrong": wrong, "files": len(expected)}
+
+
+RUN = """
+import json, pathlib, sys
+from tests.suites.test_family import _campaign
+print("RESULT", json.dumps(_campaign(sys.argv[2:], pathlib.Path(sys.argv[1]))))
+"""
+
+
+@pytest.mark.slow
+def test_kills_leave_the_same_files(tiny_models, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", RUN, str(tmp_path), *tiny_models],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.rpartition("RESULT ")[2])
+    assert result["wrong"] == []
+    assert result["killed"] >= 6
+    assert result["files"] == 3
