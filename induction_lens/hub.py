@@ -8,6 +8,7 @@ came, and what to do.
 from __future__ import annotations
 
 import difflib
+import errno
 import hashlib
 import re
 import shutil
@@ -24,6 +25,7 @@ WAITS = (1.0, 4.0)
 """Seconds before a download is tried again after an error of the hub's own (5xx), which its client
 does not try again."""
 _LONGEST = 160
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _BLOCK = 1 << 20
 _SAFETENSORS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
 _PICKLE = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin")
@@ -204,7 +206,8 @@ def sha256_of(path: Path) -> str:
 
 @contextmanager
 def explaining(repo: str, revision: str | None = None) -> Iterator[None]:
-    """Turn what the hub's client raises inside the block into one line; a full disk stays as it is.
+    """Turn what the hub's client raises inside the block into one line; what else the file system
+    refuses stays as it is.
 
     Raises:
         ValueError: For anything that went wrong with the hub.
@@ -214,6 +217,11 @@ def explaining(repo: str, revision: str | None = None) -> Iterator[None]:
     except HubError:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            raise HubError(
+                f"expected room for a download of {repo}, got a full disk in the middle of it; "
+                "free some, or name another folder, and run the same again: what is there is kept"
+            ) from error
         if getattr(error, "errno", None) is not None and getattr(error, "filename", None):
             raise  # of the file system, not of the hub
         raise HubError(_explained(repo, revision, error)) from error

@@ -82,7 +82,8 @@ def load(
     """Load a hooked model.
 
     A Hugging Face model first runs unchanged: the loaded one must predict the same, and each token
-    only from earlier ones. That costs two passes over at most 2,048 tokens.
+    only from earlier ones. That costs two passes over at most 2,048 tokens. A plain LoRA adapter is
+    merged into its base model, which the log says.
 
     Args:
         model: A model that ships with the package (`zoo()` lists them); a snapshot that `train`
@@ -105,9 +106,9 @@ def load(
 
     Raises:
         ValueError: If there is no such model or revision (the nearest are named), its files are
-            damaged, it is not a decoder-only language model, its weights are quantised or a PEFT
-            adapter, it does not fit into memory, or TransformerLens does not run it as Hugging Face
-            does.
+            damaged, it is not a decoder-only language model, its weights are quantised, it is a
+            PEFT adapter that is more than plain LoRA, it does not fit into memory, or
+            TransformerLens does not run it as Hugging Face does.
 
     Examples:
         >>> model = il.load("toy-2l", device="cpu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 
 import pytest
@@ -112,6 +113,32 @@ def test_too_little_disk_is_said_before_the_download(repo, tmp_path, monkeypatch
     with pytest.raises(ValueError, match=r"expected room for 4 kB .* got 3 kB free"):
         hub.download(REPO, hub.files(REPO, "main"), "main", tmp_path / "there")
     assert not any("/resolve/" in path for path in repo.downloads())
+
+
+def test_a_disk_that_fills_up_in_a_download_is_one_line_and_nothing_is_lost(
+    repo, tmp_path, monkeypatch
+):
+    from huggingface_hub import file_download
+
+    real = file_download.http_get
+
+    def half(url, temp_file, **options):
+        temp_file.write(b"\2" * 1000)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    files = hub.files(REPO, "step20")
+    small = [file for file in files if file.sha256 is None]
+    hub.download(REPO, small, "step20", tmp_path / "there")
+    monkeypatch.setattr(file_download, "http_get", half)
+    with pytest.raises(ValueError, match="a full disk in the middle of it; free some") as told:
+        hub.download(REPO, files, "step20", tmp_path / "there")
+    assert "\n" not in str(told.value)
+    assert not (tmp_path / "there" / "model.safetensors").exists()
+    monkeypatch.setattr(file_download, "http_get", real)
+    repo.requests.clear()
+    hub.download(REPO, files, "step20", tmp_path / "there")
+    assert (tmp_path / "there" / "model.safetensors").read_bytes() == b"\2" * 4000
+    assert not any("config.json" in path for path in repo.downloads())  # is there already
 
 
 @pytest.mark.parametrize(

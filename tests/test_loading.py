@@ -328,14 +328,6 @@ def test_a_folder_without_weights_is_refused(folder):
     _fails_in_one_line(folder, "without any", str(folder))
 
 
-@pytest.mark.parametrize("with_config", [True, False])
-def test_an_adapter_is_called_one(folder, with_config):
-    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "gpt2"}')
-    if not with_config:
-        (folder / "config.json").unlink()
-    _fails_in_one_line(folder, "a PEFT adapter", "merge")
-
-
 @pytest.mark.parametrize("content", ["{}", "null", "[]", "{", '{"model": {}}', "\x00"])
 def test_a_damaged_tokenizer_is_refused_with_a_remedy(folder, content):
     (folder / "tokenizer.json").write_text(content)

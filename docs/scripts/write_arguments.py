@@ -13,11 +13,12 @@ from typing import Any
 
 import jinja2
 
-from induction_lens.estimates import Estimate
-from induction_lens.reports.numbers import percent
+from induction_lens.estimates import Estimate, short_number
+from induction_lens.reports.numbers import number, percent
 from induction_lens.reports.pages import Table
 from induction_lens.reports.training import TrainingReport, page, sentences, training_report
 from induction_lens.reports.training.findings import rows_of
+from induction_lens.suites.family import QUANTITIES
 
 DOCS = Path(__file__).parents[1]
 TEXTS, PAGES, README = DOCS / "arguments", DOCS / "pages" / "arguments", DOCS.parent / "README.md"
@@ -34,7 +35,7 @@ def plain_environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.globals |= mechanism()
+    environment.globals |= mechanism() | continuity()
     return environment
 
 
@@ -79,6 +80,108 @@ def mechanism() -> dict[str, Any]:
         "sets_of": sets_of,
         "share": share,
     }
+
+
+CONTINUITY = TEXTS / "continuity.json"
+"""What docs/scripts/measure_family.py wrote."""
+
+
+def continuity() -> dict[str, Any]:
+    """The families that were measured, and how their tables are written."""
+    told = json.loads(CONTINUITY.read_text(encoding="utf-8"))
+    tables = {"sizes_of": sizes_of, "trends_of": trends_of, "members_of": members_of}
+    return {"families": told, "extremes": extremes, **tables}
+
+
+def extremes(family: dict[str, Any], name: str, *, digits: int = 2) -> str:
+    """The least and the most of the runs that have induction heads, such as `0.12 to 0.19`."""
+    values = [row[name] for row in family["runs"] if row["above"] and row[name] is not None]
+    least, most = (_plain(value, digits) for value in (min(values), max(values)))
+    return least if least == most else f"{least} to {most}"
+
+
+def sizes_of(family: dict[str, Any]) -> str:
+    """A row for each size of a family."""
+    rows = [
+        (
+            size["size"],
+            short_number(float(size["parameters"])),
+            str(len(size["seeds"])),
+            f"{', '.join(map(str, size['above']))} of {size['heads']}",
+            *(over_seeds(size, name) for name in ("icl", "loss", "early_loss", "depth", "removed")),
+            over_seeds(size, "control_removed"),
+            midpoint(size),
+        )
+        for size in family["sizes"]
+    ]
+    columns = (
+        *("size", "parameters", "seeds", "heads above", "ICL score", "loss", "loss at 50"),
+        *("depth", "removed", "by random heads", "midpoint"),
+    )
+    return _markdown(Table(columns, tuple(rows)))
+
+
+def trends_of(family: dict[str, Any]) -> str:
+    """How each quantity changes with ten times the parameters."""
+    rows = [
+        (WORDS[row["quantity"]], over_seeds(row, "slope"), _plain(row["p_value"], 2), str(row["n"]))
+        for row in family["trends"]
+        if row["slope"] is not None
+    ]
+    return _markdown(Table(("quantity", "for ten times the parameters", "p", "sizes"), tuple(rows)))
+
+
+def members_of(family: dict[str, Any]) -> str:
+    """A row for each model that `induction-lens family` measured."""
+    rows = [
+        (
+            row["model"],
+            short_number(float(row["parameters"])),
+            f"{row['above']} of {row['layers'] * row['heads']}",
+            *(over_seeds(row, name) for name in ("icl", "icl_paper", "loss")),
+            _plain(row["copying_correlation"], 2),
+            over_seeds(row, "removed"),
+            _plain(row["control_removed"], 2),
+        )
+        for row in family["models"]
+    ]
+    columns = (
+        *("model", "parameters", "heads above", "ICL score", "ICL score, paper", "loss"),
+        *("copying ~ prefix", "removed", "by random heads"),
+    )
+    return _markdown(Table(columns, tuple(rows)))
+
+
+WORDS = {name: words for name, (words, _) in QUANTITIES.items()} | {
+    "icl": "ICL score",
+    "early_loss": "loss at 50",
+}
+
+
+def over_seeds(row: dict[str, Any], name: str) -> str:
+    """A mean, with its interval where there is a bounded one."""
+    value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
+    if value is None:
+        return "–"
+    if low is None or high is None:
+        return _plain(value, 2)
+    return f"{_plain(value, 2)} [{_plain(low, 2)}, {_plain(high, 2)}]"
+
+
+def midpoint(size: dict[str, Any]) -> str:
+    """Where the change is half done, over the seeds that change."""
+    value, low, high = (size[f"midpoint{end}"] for end in ("", "_low", "_high"))
+    if value is None:
+        return "none found"
+    told = short_number(value)
+    if low is not None and high is not None:
+        told += f" [{short_number(low)}, {short_number(high)}]"
+    n = len(size["seeds"])
+    return told if size["changed"] == n else f"{told}, {size['changed']} of {n} seeds"
+
+
+def _plain(value: float | None, digits: int) -> str:
+    return "–" if value is None else number(value, signed=False, digits=digits)
 
 
 def share(row: dict[str, Any], name: str) -> str:

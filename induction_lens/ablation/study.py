@@ -161,7 +161,7 @@ class AblationStudy:
                 f"expected positions {self.late - self.early} tokens apart, as the short cuts are, "
                 f"got early={at.early}, late={at.late}; run ablate again with these"
             )
-        return _study(
+        return study_of_losses(
             self.heads,
             self.method,
             self._losses,
@@ -372,7 +372,7 @@ class StudiedSets:
         studies, first = {}, 0
         for label, controls in self.controls.items():
             last = first + 1 + len(controls)
-            studies[label] = _study(
+            studies[label] = study_of_losses(
                 self.heads,
                 label,
                 clean.before(losses[first:last]),
@@ -385,7 +385,7 @@ class StudiedSets:
         return studies
 
 
-def _study(
+def study_of_losses(
     heads: tuple[Head, ...],
     method: str,
     losses: Losses,
@@ -395,7 +395,11 @@ def _study(
     at: Positions,
     estimator: ICLEstimator,
 ) -> AblationStudy:
-    """The study that is made of losses: clean, without the heads, and without each control set."""
+    """The study that is made of losses: clean, without the heads, and without each control set.
+
+    Raises:
+        ValueError: Something was not measured at these positions.
+    """
     units = units_of(documents, at.late)
     before, after = (estimator.per_sequence(losses[run], at) for run in (0, 1))
 

@@ -131,11 +131,17 @@ def family_command(
     threshold: Annotated[
         float, typer.Option(help="Induction score above which a head is an induction head.")
     ] = THRESHOLD,
+    engine: Annotated[str, typer.Option(help="Who measures: local or ray.")] = "local",
+    resume: Annotated[
+        bool, typer.Option(help="Keep what OUT holds already, or measure everything again.")
+    ] = True,
     seed: SeedOption = 0,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure models of several sizes alike, and see what changes with size.
+
+    Each model is kept in OUT when it is measured. Run it again to resume.
 
     Examples:
 
@@ -146,11 +152,14 @@ def family_command(
         folder = output(out)
         found = family(
             models,
+            out=folder,
             text=TextSource(text, column) if text else None,
             n_sequences=sequences,
             n_controls=controls,
             threshold=threshold,
             seed=seed,
+            engine=engine,
+            resume=resume,
             progress=not quiet,
         )
         page = save_family(found, folder)

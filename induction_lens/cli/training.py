@@ -23,7 +23,7 @@ from induction_lens.cli.common import (
 from induction_lens.reports.reproduce import reproduce
 from induction_lens.reports.training import TrainingReport, sentences, training_report
 from induction_lens.tracking.experiment import make_runs
-from induction_lens.training.presets import PHASE_PRESETS, PRESETS, train_preset
+from induction_lens.training.presets import ALL_PRESETS, PHASE_PRESETS, train_preset
 
 
 @app.command("train")
@@ -31,7 +31,7 @@ def train_command(
     *,
     preset: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help=f"What to train: {', '.join(PRESETS | PHASE_PRESETS)}."),
+        typer.Option(help=f"What to train: {', '.join(ALL_PRESETS)}."),
     ] = None,
     all_presets: Annotated[
         bool, typer.Option("--all-presets", help="Train all phase-… presets on the same text.")
@@ -77,7 +77,7 @@ def train_command(
                 "--all-presets; all presets share OUT/text, and resume from what is in OUT"
             )
         if preset is not None:
-            checks.one_of("--preset", preset, PRESETS | PHASE_PRESETS)
+            checks.one_of("--preset", preset, ALL_PRESETS)
         named = "all-presets" if preset is None else f"{preset}-training"
         folder = output(named if out is None else out)
     if preset is None:

@@ -424,18 +424,29 @@ def pack_documents(
         ValueError: As `pack`.
     """
     seq_len = checks.whole_number("seq_len", seq_len, least=2)
-    if n_sequences is not None:
-        n_sequences = checks.whole_number("n_sequences", n_sequences, least=1)
+    n_sequences = checks.whole_number("n_sequences", n_sequences, least=1, optional=True)
     bos = tokenizer.bos_token_id if bos is None else bos
     if bos is None:
         raise ValueError("expected a tokenizer with a BOS token, got one without; pass bos")
+    return pack_encoded(encode(texts, tokenizer), seq_len, n_sequences=n_sequences, bos=bos)
+
+
+def pack_encoded(
+    encoded: Iterable[Sequence[int] | Tensor],
+    seq_len: int,
+    *,
+    n_sequences: int | None = None,
+    bos: int,
+) -> tuple[Int[Tensor, "sequence pos"], Int[Tensor, "sequence pos"]]:
+    """Pack documents that are token ids already, as `pack_documents` does."""
     wanted = None if n_sequences is None else n_sequences * (seq_len - 1)
     pieces: list[Tensor] = []
     n_tokens = 0
-    for ids in encode(texts, tokenizer):
+    between = torch.tensor([bos], dtype=torch.int32, device="cpu")
+    for ids in encoded:
+        piece = torch.as_tensor(ids, dtype=torch.int32, device="cpu")
         # The first document needs no BOS before it: the sequence starts with one.
-        piece = [bos, *ids] if pieces else ids
-        pieces.append(torch.tensor(piece, dtype=torch.int32, device="cpu"))
+        pieces.append(torch.cat([between, piece]) if pieces else piece)
         n_tokens += len(pieces[-1])
         if wanted is not None and n_tokens >= wanted:
             break

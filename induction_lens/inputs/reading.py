@@ -30,6 +30,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from induction_lens import checks
+from induction_lens.inputs.data_sets import DataSet, check_column, strings_in
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,6 @@ class TextSource:
 
 
 Source = str | Path | Sequence[str | Path] | Iterable[Any] | TextSource
-
-HUB_ROWS = 10_000
-"""Rows that are read of a data set on the hub."""
 
 _LONGEST_NAME = 255  # bytes: no common file system holds a longer one
 _SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,7}$")
@@ -131,10 +129,25 @@ def documents(
                 f"{type(item).__name__}; pass strings or paths"
             )
         if _is_dataset(item):
-            found += _read_dataset(str(item), **on_hub)
+            found += DataSet(str(item), **on_hub).texts()
         else:
             found += _read(item, column=column, encoding=encoding)
     return _kept(found)
+
+
+def data_set_of(
+    source: Any, *, column: str = "text", encoding: str | None = None
+) -> DataSet | None:
+    """The data set on the hub that a source is, where it is that alone."""
+    del encoding
+    on_hub: dict[str, Any] = {"column": column}
+    if isinstance(source, TextSource):
+        on_hub = {"column": source.column, "split": source.split, "revision": source.revision}
+        items = source.items
+        source = items[0] if len(items) == 1 else None
+    elif isinstance(source, (list, tuple)) and len(source) == 1:
+        source = source[0]
+    return DataSet(source, **on_hub) if isinstance(source, str) and _is_dataset(source) else None
 
 
 def _holds_texts(source: Any) -> bool:
@@ -343,9 +356,9 @@ def _json_lines(text: str, file: Path, *, column: str) -> list[str]:
             raise ValueError(f"expected JSON, got {where}: {error}") from error
         if not isinstance(row, dict):
             raise ValueError(f"expected a JSON object, got {type(row).__name__} in {where}")
-        _check_column(column, row, where)
+        check_column(column, row, where)
         found.append(row[column])
-    return _strings(found, column=column, where=str(file))
+    return strings_in(found, column=column, where=str(file))
 
 
 def _read_parquet(file: Path, *, column: str) -> list[str]:
@@ -354,51 +367,9 @@ def _read_parquet(file: Path, *, column: str) -> list[str]:
 
     try:
         with pq.ParquetFile(file) as opened:
-            _check_column(column, opened.schema_arrow.names, str(file))
+            check_column(column, opened.schema_arrow.names, str(file))
             values = opened.read(columns=[column]).column(column).to_pylist()
     except (ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"expected a Parquet file, got {file} ({reason})") from error
-    return _strings(values, column=column, where=str(file))
-
-
-def _read_dataset(name: str, *, column: str, split: str, revision: str | None) -> list[str]:
-    """The first rows of a data set on the hub."""
-    from datasets import load_dataset
-    from huggingface_hub import HfApi
-
-    try:
-        # one request: loading would try, and wait, again
-        HfApi().dataset_info(name, revision=revision, timeout=10)
-        rows = load_dataset(name, split=split, revision=revision, streaming=True).take(HUB_ROWS)
-        found = list(rows)
-    except Exception as error:  # of the hub, the network or the data set: of many libraries
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(
-            f"expected a file, a folder, a text or a Hugging Face dataset with a {column!r} "
-            f"column, got {name!r} ({type(error).__name__}: {reason}); check the spelling and the "
-            "network; where it is the text itself, pass it as text="
-        ) from error
-    for row in found:
-        _check_column(column, row, name)
-    return _strings([row[column] for row in found], column=column, where=name)
-
-
-def _check_column(column: str, known: Iterable[str], where: str) -> None:
-    known = list(known)
-    if column not in known:
-        raise ValueError(
-            f"expected the column {column!r}, got {', '.join(known) or 'no columns'} in {where}; "
-            "pass column="
-        )
-
-
-def _strings(values: Iterable[Any], *, column: str, where: str) -> list[str]:
-    present = [value for value in values if value is not None]  # rows without a text
-    for value in present:
-        if not isinstance(value, str):
-            raise ValueError(
-                f"expected text in the column {column!r} of {where}, got {type(value).__name__}; "
-                "pass column="
-            )
-    return present
+    return strings_in(values, column=column, where=str(file))

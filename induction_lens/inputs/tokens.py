@@ -15,6 +15,7 @@ from torch import Tensor
 
 from induction_lens import checks
 from induction_lens.inputs import corpus, reading
+from induction_lens.inputs.data_sets import kept_tokens
 from induction_lens.inputs.reading import Source
 from induction_lens.models import (
     Model,
@@ -221,7 +222,7 @@ def sample_text(
             folder, a text, the name of a Hugging Face dataset (`org/name`, its first 10,000 rows),
             or a list of these; a column of a data frame, or an iterator of texts; or a
             `TextSource`, which names a dataset's split and revision too. A string that looks like a
-            name is never taken for a text.
+            name is never taken for a text. The tokens of a dataset are kept on disk.
         text: Instead of `source`: one or several strings that are text, whatever they look like.
         column: The column of `.jsonl` and `.parquet` files and of datasets that holds the text.
         encoding: Of text files; None for UTF-8, or what a byte-order mark says.
@@ -253,11 +254,12 @@ def sample_text(
     seq_len = checks.whole_number("seq_len", seq_len, least=2, most=n_ctx, remedy=remedy)
     checks.one_of("short_documents", short_documents, ("pack", "drop"))
     generator = _generator(seed)
-    documents = _documents(source, text, column=column, encoding=encoding)
-    documents = [documents[i] for i in _order(len(documents), generator).tolist()]
+    encoded = _encoded(tokenizer, source, text, column=column, encoding=encoding)
+    n_read = sum(map(len, encoded))
+    encoded = [encoded[i] for i in _order(len(encoded), generator).tolist()]
     drops = short_documents == "drop"
-    cut = _beginnings if drops else corpus.pack_documents
-    sequences, numbers = cut(documents, tokenizer, seq_len, bos=bos_id(model))
+    cut = _beginnings if drops else corpus.pack_encoded
+    sequences, numbers = cut(encoded, seq_len, bos=bos_id(model))
     if len(sequences) < (n_sequences or 1):
         raise ValueError(
             f"expected text for {n_sequences or 1} sequences of {seq_len} tokens, got enough for "
@@ -266,12 +268,17 @@ def sample_text(
     rows = _order(len(sequences), generator)[:n_sequences]
     tokens = sequences[rows].long()
     _check_known(model, tokenizer, tokens)
-    return TextTokens(tokens.to(device_of(model)), numbers[rows].long(), at_beginnings=drops)
+    return TextTokens(tokens.to(device_of(model)), numbers[rows].long(), drops, n_read)
 
 
-def _documents(
-    source: Source | None, text: str | Iterable[str] | None, **options: Any
+def read_documents(
+    source: Source | None = None, text: str | Iterable[str] | None = None, **options: Any
 ) -> list[str]:
+    """The documents that `sample_text` draws from, for several models that are to read the same.
+
+    Raises:
+        ValueError: As `sample_text`.
+    """
     if source is not None and text is not None:
         raise ValueError("expected source or text, got both; put everything into one of them")
     if text is not None:
@@ -281,13 +288,31 @@ def _documents(
     return corpus.documents("held_out", origin="stdlib")
 
 
+def _encoded(
+    tokenizer: Any, source: Source | None, text: str | Iterable[str] | None, **options: Any
+) -> list[Tensor]:
+    """The token ids of each document; those of a data set on the hub may be on disk."""
+
+    def encoded(documents: Iterable[str]) -> list[Tensor]:
+        return [
+            torch.tensor(ids, dtype=torch.int32, device="cpu")
+            for ids in corpus.encode(documents, tokenizer)
+        ]
+
+    data_set = None if text is not None else reading.data_set_of(source, **options)
+    if data_set is None:
+        return encoded(read_documents(source, text, **options))
+    return kept_tokens(data_set, tokenizer, lambda texts: encoded(reading.texts(texts)))
+
+
 def _beginnings(
-    documents: list[str], tokenizer: Any, seq_len: int, *, bos: int
+    encoded: Iterable[Tensor], seq_len: int, *, bos: int
 ) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
     """The beginnings of documents that are long enough, and each one's number at every token."""
-    encoded = corpus.encode(documents, tokenizer)
-    rows = [[bos, *ids[: seq_len - 1]] for ids in encoded if len(ids) >= seq_len - 1]
-    tokens = torch.tensor(rows, dtype=torch.long, device="cpu").view(len(rows), seq_len)
+    first = torch.tensor([bos], dtype=torch.int32, device="cpu")
+    rows = [torch.cat([first, ids[: seq_len - 1]]) for ids in encoded if len(ids) >= seq_len - 1]
+    empty = torch.empty(0, seq_len, dtype=torch.int32, device="cpu")
+    tokens = torch.stack(rows) if rows else empty
     return tokens, torch.arange(len(rows), device="cpu")[:, None].expand(-1, seq_len)
 
 

@@ -7,13 +7,15 @@ configuration, and only then the weights and the tokenizer.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from induction_lens.models.adapters import ADAPTER, WEIGHTS, Adapter, read_adapter
 from induction_lens.models.families import STATE_SPACE, is_known, is_state_space, other_family
 from induction_lens.models.memory import check_memory, parameters_in
 from induction_lens.models.refusing import Refused, first_line, refusing
@@ -21,7 +23,6 @@ from induction_lens.models.surroundings import pickles_hold_weights_only
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 _CONFIG = "config.json"
-_ADAPTER = "adapter_config.json"
 _WEIGHTS = "model.safetensors"
 _SHARDS = "model.safetensors.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
@@ -44,6 +45,7 @@ class Checkpoint:
         trust_remote_code: Whether code beside the weights may run.
         pickles: Whether weights may be pickles where there are no safetensors; they are read as
             weights only, which runs no code.
+        adapter: A LoRA adapter, which is merged into the weights when they are read.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Checkpoint:
     config: Any
     trust_remote_code: bool
     pickles: bool = False
+    adapter: Adapter | None = None
 
     def read_model(self, *, device: str, dtype: torch.dtype, device_map: Any = None) -> Any:
         """The Hugging Face model, with every weight from the files.
@@ -83,6 +86,8 @@ class Checkpoint:
         model, report = read
         for problem in ("missing_keys", "mismatched_keys"):
             _refuse_made_up_weights(self.name, sorted(map(str, report[problem])))
+        if self.adapter is not None:
+            self.adapter.merge_into(model)
         if device_map is None:
             with refusing(f"a model that fits on {device}", self.name, "take another device"):
                 model = model.to(device)
@@ -121,6 +126,16 @@ def open_checkpoint(name: str, *, trust_remote_code: bool, pickles: bool = False
     """
     import transformers
 
+    adapter = _adapter_of(name)
+    if adapter is not None:
+        base = _base_of(adapter)
+        opened = open_checkpoint(base, trust_remote_code=trust_remote_code, pickles=pickles)
+        if opened.adapter is not None:
+            raise Refused(
+                f"expected the base model of {name} to be complete, got {base}, an adapter too; "
+                "merge that one first with peft's merge_and_unload()"
+            )
+        return replace(opened, adapter=adapter)
     folder = Path(name) if Path(name).exists() else None
     file = _config_in(folder) if folder is not None else _config_on_hub(name)
     raw = _read_json(file)
@@ -176,8 +191,6 @@ def _unknown(name: str, kind: str, *, brings_code: bool) -> str:
 
 
 def _config_in(folder: Path) -> Path:
-    if (folder / _ADAPTER).is_file():
-        raise _is_adapter(str(folder))
     if not (folder / _CONFIG).is_file():
         raise Refused(
             f"expected a folder with a model (config.json and weights), got {folder}, which has no "
@@ -188,29 +201,54 @@ def _config_in(folder: Path) -> Path:
 
 def _config_on_hub(name: str) -> Path:
     from transformers.utils.hub import cached_file
+
+    _check_hub_name(name)
+    with _on_hub(name):
+        return Path(str(cached_file(name, _CONFIG)))
+
+
+def _adapter_of(name: str) -> Adapter | None:
+    """The adapter in a folder or on the hub; None where there is none."""
+    folder = Path(name)
+    if folder.exists():
+        is_adapter = (folder / ADAPTER).is_file()
+        return read_adapter(name, folder / ADAPTER, folder / WEIGHTS) if is_adapter else None
+    from transformers.utils.hub import cached_file
     from transformers.utils.peft_utils import find_adapter_config_file
 
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:  # none on the hub
+    _check_hub_name(name)
+    with _on_hub(name):
+        config = find_adapter_config_file(name)
+        if config is None:
+            return None
+        weights = cached_file(name, WEIGHTS, _raise_exceptions_for_missing_entries=False)
+    return read_adapter(name, Path(config), Path(str(weights)))
+
+
+def _base_of(adapter: Adapter) -> str:
+    """The folder or the name of the base model; a revision of it is downloaded."""
+    if adapter.revision is None or Path(adapter.base).exists():
+        return adapter.base
+    from induction_lens.models.pretrained import downloaded
+
+    return str(downloaded(adapter.base, adapter.revision))
+
+
+def _check_hub_name(name: str) -> None:
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:
         raise Refused(f"expected a model, got the folder {name}, which does not exist")
+
+
+@contextmanager
+def _on_hub(name: str) -> Iterator[None]:
     try:
-        is_adapter = find_adapter_config_file(name) is not None
-        file = None if is_adapter else cached_file(name, _CONFIG)
+        yield
     except Exception as error:
         raise Refused(
             f"expected a model of this package, a Hugging Face model name or a local folder, got "
             f"{name!r}, which could not be loaded ({first_line(error)}); check the "
             "spelling and the network, or download the model and pass its folder"
         ) from error
-    if file is None:
-        raise _is_adapter(name)
-    return Path(file)
-
-
-def _is_adapter(name: str) -> Refused:
-    return Refused(
-        f"expected a complete model, got {name}, which holds a PEFT adapter ({_ADAPTER}); merge it "
-        "into its base model first with peft's merge_and_unload(), and save that elsewhere"
-    )
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -34,6 +34,8 @@ class TextTokens:
     """The number of the document that each token comes from, on the CPU."""
     at_beginnings: bool = False
     """Whether every sequence is the beginning of a document, and not a cut at any place."""
+    n_read: int | None = None
+    """Tokens of the whole text that they were drawn from, where that is known."""
 
     def __post_init__(self) -> None:
         """Check that there is a document for every token.
@@ -54,7 +56,8 @@ class TextTokens:
 
     def __getitem__(self, rows: slice) -> TextTokens:
         """Some of the sequences."""
-        return TextTokens(self.tokens[rows], self.documents[rows], self.at_beginnings)
+        of_rows = (self.tokens[rows], self.documents[rows])
+        return TextTokens(*of_rows, self.at_beginnings, self.n_read)
 
 
 FEWEST_DOCUMENTS = 5

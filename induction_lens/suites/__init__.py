@@ -1,8 +1,9 @@
 """Checkpoints and families of models that others trained."""
 
 from induction_lens.suites.checkpoints import Checkpoint
-from induction_lens.suites.family import Family, Member, family
+from induction_lens.suites.family import Family, family
 from induction_lens.suites.integrity import LeftOut
+from induction_lens.suites.member import Member
 from induction_lens.suites.schemes import SCHEMES, ByStep, ByTokens, Label, Scheme
 from induction_lens.suites.suite import Suite, suite, suite_names
 from induction_lens.suites.trend import Trend, trend

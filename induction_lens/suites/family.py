@@ -10,37 +10,39 @@ of the blocks: embeddings grow with the vocabulary and not with what the model c
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
 from induction_lens import checks
-from induction_lens.ablation.methods import AblationMethod, Method
-from induction_lens.ablation.study import AblationStudy, ablate
-from induction_lens.detectors import score_heads
+from induction_lens.ablation.controls import checked_n_controls
+from induction_lens.ablation.methods import AblationMethod, Method, as_method
 from induction_lens.dynamics import phase_change
-from induction_lens.estimates import Estimate, Measure, bootstrap_mean, columns
-from induction_lens.heads import THRESHOLD, Head, HeadScores, names_of
-from induction_lens.inputs import sample_text
+from induction_lens.estimates import Measure, columns
+from induction_lens.files import output_folder, tidy
+from induction_lens.heads import THRESHOLD
 from induction_lens.inputs.reading import Source
-from induction_lens.loading import load
-from induction_lens.metrics import choose_positions
-from induction_lens.models import is_model, model_name, shape, units_of
+from induction_lens.inputs.tokens import read_documents
+from induction_lens.locks import locked
+from induction_lens.models import is_model, model_name
 from induction_lens.progress import libraries_follow, progress_bar
+from induction_lens.suites.battery import MODELS, Battery, measured_members
+from induction_lens.suites.member import Member
 from induction_lens.suites.trend import Trend, trend
-from induction_lens.tracking.trajectory import Trajectory
+from induction_lens.toys.snapshots import CONFIG
+from induction_lens.tracking.engines import Engine, as_engine
+from induction_lens.tracking.track import TRACKED
+from induction_lens.tracking.trajectory import TRAJECTORY, Trajectory
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SEQ_LEN = 512
-"""Tokens in a sequence of text where every context is as long."""
-PREDICTED = 10**5.7
-"""Tokens of the phase change for each root of a token in a batch: `10^5.7 · √(batch × context)`."""
+MODEL = "model"
+"""Folder of the trained model, in the folder of a training run."""
+LOCK = ".family.lock"
+"""What keeps a second process from measuring into the same folder."""
 QUANTITIES: Mapping[str, tuple[str, Measure]] = {
     "loss": ("loss", "nats"),
     "icl": ("ICL score, matched targets", "nats"),
@@ -52,95 +54,6 @@ QUANTITIES: Mapping[str, tuple[str, Measure]] = {
     "midpoint_over_predicted": ("midpoint over the predicted one", "ratio"),
 }
 """What is compared with size, in words, with its unit."""
-
-
-@dataclass(frozen=True)
-class Member:
-    """One model of a family."""
-
-    name: str
-    """What it was loaded as."""
-    parameters: int
-    """Numbers in the matrices of its blocks."""
-    n_layers: int
-    """Layers."""
-    n_heads: int
-    """Heads in each layer."""
-    loss: Estimate
-    """Mean loss of the text, nats per token."""
-    icl: Estimate
-    """ICL score by matched targets, in nats."""
-    icl_paper: Estimate
-    """ICL score as the paper defines it, in nats."""
-    induction: HeadScores
-    """Prefix-matching score of every head."""
-    copying: HeadScores
-    """Copying score of every head, from its weights."""
-    found: tuple[Head, ...]
-    """Heads above the threshold, strongest first."""
-    study: AblationStudy
-    """What knocking these heads out does; the strongest head, where none is above."""
-    midpoint: Estimate | None = None
-    """Midpoint of the phase change, in tokens; None where no trajectory was given or none found."""
-    tokens_per_step: float | None = None
-    """Of training; None without a trajectory."""
-
-    @property
-    def share_above(self) -> float:
-        """Heads above the threshold, as a share of all."""
-        return len(self.found) / (self.n_layers * self.n_heads)
-
-    @property
-    def depth(self) -> float:
-        """Mean layer of these heads: 0 is the first, 1 the last; NaN with one layer or no head."""
-        if not self.found or self.n_layers < 2:
-            return math.nan
-        return sum(head.layer for head in self.found) / len(self.found) / (self.n_layers - 1)
-
-    @property
-    def copying_correlation(self) -> float:
-        """Pearson's correlation of both scores over heads; NaN where one does not vary."""
-        scores = torch.stack([self.induction.values.flatten(), self.copying.values.flatten()])
-        if bool((scores.std(1) == 0).any()):
-            return math.nan
-        return float(torch.corrcoef(scores.double())[0, 1])
-
-    @property
-    def control_removed(self) -> float:
-        """Mean share of the ICL score that control sets remove; NaN without any."""
-        effects = [control.effect.value for control in self.study.controls]
-        return -sum(effects) / len(effects) / self.study.clean.value if effects else math.nan
-
-    @property
-    def midpoint_over_predicted(self) -> float:
-        """The midpoint over `10^5.7 · √(batch × context)`; NaN where one is not known."""
-        if self.midpoint is None or self.tokens_per_step is None:
-            return math.nan
-        return self.midpoint.value / (PREDICTED * math.sqrt(self.tokens_per_step))
-
-    def to_row(self) -> dict[str, Any]:
-        """The model as a row of `Family.to_frame`."""
-        removed = self.study.share
-        return {
-            "model": self.name,
-            "parameters": self.parameters,
-            "layers": self.n_layers,
-            "heads": self.n_heads,
-            **columns("loss", self.loss),
-            **columns("icl", self.icl),
-            **columns("icl_paper", self.icl_paper),
-            "above": len(self.found),
-            "share_above": self.share_above,
-            "depth": self.depth,
-            "strongest": self.induction.top(1)[0][1],
-            "copying_correlation": self.copying_correlation,
-            "knocked_out": names_of(self.study.heads, between=" "),
-            **columns("removed", removed),
-            "control_removed": self.control_removed,
-            "p_value": math.nan if self.study.p_value is None else self.study.p_value,
-            **columns("midpoint", self.midpoint),
-            "midpoint_over_predicted": self.midpoint_over_predicted,
-        }
 
 
 @dataclass(frozen=True)
@@ -159,8 +72,13 @@ class Family:
         return pd.DataFrame([member.to_row() for member in self.members])
 
     def trends(self) -> tuple[Trend, ...]:
-        """How each quantity changes with size, for those that at least two models have."""
+        """How each quantity changes with size, for those that at least two models have.
+
+        A share of an ICL score that is not told from zero is left out.
+        """
         frame = self.to_frame()
+        bounded = frame[["removed_low", "removed_high"]].abs().max(axis=1, skipna=False) < math.inf
+        frame["removed"] = frame["removed"].where(bounded)
         found = [
             trend(
                 frame["parameters"].tolist(),
@@ -197,6 +115,7 @@ class Family:
 def family(
     models: Iterable[Any],
     *,
+    out: str | Path | None = None,
     text: Source | None = None,
     n_sequences: int = 64,
     n_controls: int = 20,
@@ -204,15 +123,21 @@ def family(
     threshold: float = THRESHOLD,
     trajectories: Mapping[str, Trajectory] | None = None,
     seed: int = 0,
+    engine: Engine | str = "local",
+    resume: bool = True,
     progress: bool = True,
 ) -> Family:
     """Measure several models alike, and compare what is found with their sizes.
 
-    Models that are named are loaded one at a time.
+    Models that are named are loaded one at a time. With `out`, each model's measures are kept there
+    as soon as they are made: called again after an interruption, it measures the models that are
+    missing.
 
     Args:
-        models: Names, folders, or hooked models.
-        text: Sources of text, as `sample_text` takes them; None: Python source.
+        models: Names, folders, or hooked models. Of the folder of a training run its model is
+            measured, and its trajectory is used where it was tracked.
+        out: Folder for the measures; None keeps none.
+        text: Sources of text, as `sample_text` takes them; None: Python source. It is read once.
         n_sequences: Sequences of text, of 512 tokens or what the shortest context holds.
         n_controls: Random sets of heads beside the found ones.
         method: How heads are knocked out.
@@ -220,11 +145,15 @@ def family(
         trajectories: Training runs of some of the models, by the same names, for the midpoint of
             the phase change.
         seed: Seed of text, prompts and controls.
+        engine: Who measures: `local`, this process; or `ray`, the machines of a Ray cluster, one
+            task a model.
+        resume: Keep what is in `out` already; False measures everything again.
         progress: Show a bar on stderr.
 
     Raises:
         ValueError: There is no model, two have one name, one cannot be loaded, or an option is out
-            of range.
+            of range; the cluster does not answer; another process measures into `out`; or `out`
+            holds measures of other weights or text, or made with other options.
 
     Examples:
         >>> found = il.suites.family(["toy-1l", "toy-2l"], n_sequences=8, n_controls=2)
@@ -233,6 +162,60 @@ def family(
         0  toy-1l       1      0
         1  toy-2l       2      3
     """
+    checks.flag("resume", resume)
+    checks.flag("progress", progress)
+    engine = as_engine(engine)
+    given = _checked_models(models, engine)
+    runs = _tracked(given) | dict(_checked_runs(trajectories or {}, list(given)))
+    given = {name: _model_of(one) for name, one in given.items()}
+    battery = Battery(
+        documents=tuple(read_documents(text)),
+        n_sequences=checks.whole_number("n_sequences", n_sequences, least=2),
+        n_controls=checked_n_controls(n_controls),
+        method=method if isinstance(method, AblationMethod) else str(as_method(method).name),
+        threshold=checks.real_number("threshold", threshold, remedy=f"{THRESHOLD} is usual"),
+        seed=checks.seed(seed),
+        device=engine.device(None),
+    )
+    folder = None if out is None else output_folder(out)
+    with nullcontext() if folder is None else _measuring_in(folder, resume=resume):
+        members = _members(given, battery, engine=engine, out=folder, progress=progress)
+    members = [_with_run(member, runs.get(member.name)) for member in members]
+    return Family(tuple(sorted(members, key=lambda one: one.parameters)), float(threshold))
+
+
+def _members(
+    models: Mapping[str, Any],
+    battery: Battery,
+    *,
+    engine: Engine,
+    out: Path | None,
+    progress: bool,
+) -> list[Member]:
+    """The models, in the order in which they were given."""
+    found: dict[str, Member] = {}
+    title = "models" if progress else None
+    with progress_bar(title, len(models), unit="model") as done, libraries_follow(progress):
+        for member in measured_members(list(models.items()), battery, engine=engine, out=out):
+            found[member.name] = member
+            done(1)
+    return [found[name] for name in models]
+
+
+@contextmanager
+def _measuring_in(out: Path, *, resume: bool) -> Iterator[None]:
+    """Keep other processes out of a folder, and clear it of what is not to be kept."""
+    (out / MODELS).mkdir(parents=True, exist_ok=True)
+    with locked(out / LOCK):
+        tidy(out / MODELS)
+        if not resume:
+            for kept in (out / MODELS).glob("*.safetensors"):
+                kept.unlink()
+        yield
+
+
+def _checked_models(models: Any, engine: Engine) -> dict[str, Any]:
+    """The models by name."""
     given: list[Any] = (
         [models] if isinstance(models, (str, Path)) else checks.several("models", models)
     )
@@ -242,105 +225,45 @@ def family(
         raise ValueError(
             f"expected one or more models of different names, got {got}; name each once"
         )
-    threshold = checks.real_number("threshold", threshold, remedy=f"{THRESHOLD} is the usual one")
-    n_sequences = checks.whole_number("n_sequences", n_sequences, least=2)
-    checks.flag("progress", progress)
-    runs = {} if trajectories is None else dict(_checked_runs(trajectories))
-    unknown = next((name for name in runs if name not in names), None)
-    if unknown is not None:
-        near = checks.closest(unknown, names) or f"the models are {', '.join(names)}"
-        raise ValueError(f"expected trajectories of models of the family, got {unknown!r}; {near}")
-    options = {"n_controls": n_controls, "method": method, "seed": seed}
-    members = []
-    with progress_bar("models" if progress else None, len(given), unit="model") as done:
-        for name, one in zip(names, given, strict=True):
-            with libraries_follow(progress):
-                model = load(one)
-            tokens = sample_text(
-                model,
-                source=text,
-                n_sequences=n_sequences,
-                seq_len=min(SEQ_LEN, shape(model).n_ctx),
-                seed=seed,
-            )
-            battery = {"threshold": threshold, "run": runs.get(name), "options": options}
-            members.append(_member(name, model, tokens, **battery))
-            done(1)
-    return Family(tuple(sorted(members, key=lambda member: member.parameters)), threshold)
+    loaded = next((name for name, one in zip(names, given, strict=True) if is_model(one)), None)
+    if loaded is not None and engine.name != "local":
+        raise ValueError(
+            f"expected names or folders of models with engine={engine.name!r}, which loads them on "
+            f"other machines, got the loaded model {loaded}; pass its name, or engine='local'"
+        )
+    return dict(zip(names, given, strict=True))
 
 
-def _checked_runs(trajectories: Any) -> Mapping[str, Trajectory]:
+def _checked_runs(trajectories: Any, names: list[str]) -> Mapping[str, Trajectory]:
     remedy = "for instance {'toy-2l': il.tracking.Trajectory.read(folder)}"
     if not isinstance(trajectories, Mapping):
         raise checks.refuse("trajectories", "trajectories by name", trajectories, remedy)
     for name, run in trajectories.items():
         checks.instance(f"the trajectory of {name}", run, Trajectory, remedy)
+    unknown = next((name for name in trajectories if name not in names), None)
+    if unknown is not None:
+        near = checks.closest(unknown, names) or f"the models are {', '.join(names)}"
+        raise ValueError(f"expected trajectories of models of the family, got {unknown!r}; {near}")
     return trajectories
 
 
-def _member(
-    name: str,
-    model: Any,
-    text: Any,
-    *,
-    threshold: float,
-    run: Trajectory | None,
-    options: dict[str, Any],
-) -> Member:
-    sizes = shape(model)
-    detectors = ["induction", "copying_weights"]
-    scores = score_heads(model, detectors=detectors, seed=options["seed"], progress=False)
-    induction = scores["induction"]
-    above = set(induction.above(threshold))
-    found = tuple(
-        head for head, _ in induction.top(sizes.n_layers * sizes.n_heads) if head in above
-    )
-    where = choose_positions(text.tokens.shape[1])
-    study = ablate(
-        model,
-        found or [induction.top(1)[0][0]],
-        text,
-        **asdict(where),
-        estimator="matched-target",
-        progress=False,
-        **options,
-    )
-    midpoint, per_step = (None, None) if run is None else _change(run)
-    return Member(
-        name=name,
-        parameters=block_parameters(model),
-        n_layers=sizes.n_layers,
-        n_heads=sizes.n_heads,
-        loss=_mean_loss(study.clean_losses, text.documents),
-        icl=study.clean,
-        icl_paper=study.at(estimator="paper").clean,
-        induction=induction,
-        copying=scores["copying_weights"],
-        found=found,
-        study=study,
-        midpoint=midpoint,
-        tokens_per_step=per_step,
-    )
+def _model_of(given: Any) -> Any:
+    """The model of the folder of a training run; anything else as it is."""
+    if isinstance(given, (str, Path)) and (Path(given) / MODEL / CONFIG).is_file():
+        return Path(given) / MODEL
+    return given
 
 
-def block_parameters(model: Any) -> int:
-    """The numbers in the matrices of a model's blocks: no embeddings, biases and norms."""
-    sizes = shape(model)
-    heads = 2 * sizes.n_heads + 2 * sizes.n_kv_heads  # queries and outputs, keys and values
-    attention = heads * sizes.d_head * sizes.d_model
-    cfg = model.cfg
-    d_mlp = 0 if getattr(cfg, "attn_only", False) else int(getattr(cfg, "d_mlp", None) or 0)
-    n_matrices = 3 if getattr(cfg, "gated_mlp", False) else 2
-    n_experts = int(getattr(cfg, "num_experts", None) or 1)
-    return sizes.n_layers * (attention + n_experts * n_matrices * d_mlp * sizes.d_model)
+def _tracked(models: Mapping[str, Any]) -> dict[str, Trajectory]:
+    """The trajectories of those that are folders of training runs and were tracked."""
+    runs = {name: one for name, one in models.items() if _model_of(one) is not one}
+    files = {name: Path(one) / TRACKED / TRAJECTORY for name, one in runs.items()}
+    return {name: Trajectory.read(file) for name, file in files.items() if file.is_file()}
 
 
-def _mean_loss(losses: Tensor, documents: Tensor) -> Estimate:
-    """Over the sequences, or the documents that their middles come from."""
-    middle = losses.shape[1] // 2
-    return bootstrap_mean(losses[:, 1:].double().mean(1), documents=units_of(documents, middle))
-
-
-def _change(run: Trajectory) -> tuple[Estimate | None, float]:
-    change = phase_change(run)
-    return change.midpoint, float(run.tokens_seen[-1] / run.steps[-1])
+def _with_run(member: Member, run: Trajectory | None) -> Member:
+    """The member with what its training run tells."""
+    if run is None:
+        return member
+    per_step = float(run.tokens_seen[-1] / run.steps[-1])
+    return replace(member, midpoint=phase_change(run).midpoint, tokens_per_step=per_step)

@@ -66,13 +66,16 @@ class Suite(Trackable):
                 return one
         for left in self.left_out:
             if left.revision == revision:
-                raise ValueError(
-                    f"expected a checkpoint that is what it says, got {revision} of {self.name}, "
-                    f"which {left.why}; take another, or load it with il.load(revision=...)"
-                )
+                raise self._refusal(left)
         near = hub.nearest(revision, [one.revision for one in self.checkpoints])
         remedy = f"the nearest are {', '.join(near)}" if near else "see to_frame()"
         raise ValueError(f"expected a checkpoint of {self.name}, got {revision!r}; {remedy}")
+
+    def _refusal(self, left: LeftOut) -> ValueError:
+        return ValueError(
+            f"expected a checkpoint that is what it says, got {left.revision} of {self.name}, "
+            f"which {left.why}; take another, or load it with il.load(revision=...)"
+        )
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each branch: `revision`, `step`, `tokens_seen`, `bytes`, and `left_out` and
@@ -89,7 +92,13 @@ class Suite(Trackable):
 
     def source(self, checkpoints: Checkpoints | None, *, work: Path, keep: bool) -> Source:
         """What `track` measures."""
-        steps = chosen_steps([one.step for one in self.checkpoints], checkpoints)
+        steps = [one.step for one in self.checkpoints]
+        if checkpoints is not None and not isinstance(checkpoints, str):
+            wanted = set(checkpoints) - set(steps)
+            left = next((one for one in self.left_out if one.step in wanted), None)
+            if left is not None:
+                raise self._refusal(left)
+        steps = chosen_steps(steps, checkpoints)
         chosen = [one for one in self.checkpoints if one.step in set(steps)]
         if not chosen:
             raise ValueError(
@@ -110,6 +119,7 @@ class Suite(Trackable):
             ],
             seed=self.seed,
             note=note,
+            published=True,
         )
 
 

@@ -83,6 +83,8 @@ def trend(
     different = len({x for x, _ in known})
     if different < 2:
         return _unknown(quantity, n, confidence, unit)
+    if len({y for _, y in known}) == 1 and n >= FEWEST:
+        return Trend(quantity, Estimate(0.0, 0.0, 0.0, n, confidence, unit), 1.0)
     line = stats.linregress([x for x, _ in known], [y for _, y in known])
     slope = float(line.slope)  # pyright: ignore[reportAttributeAccessIssue]
     if n < FEWEST:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from induction_lens import checks
-from induction_lens.models import best_device, weights_hash
+from induction_lens.models import best_device, embedding, weights_hash
 from induction_lens.tracking.measures import Asked, Material, ModelInfo, draw, measure_model
 from induction_lens.tracking.moments import Moment
 
@@ -24,6 +24,8 @@ class Result:
     """By the names of `Trajectory`."""
     weights: str
     """SHA-256 of the weights."""
+    embedding_norm: float
+    """Mean norm of the embeddings of tokens."""
     info: ModelInfo
     """What model it was."""
     material: Material
@@ -60,15 +62,34 @@ def measure_moment(
         settings = asked.settled(found)
         material = draw(model, asked.text, settings) if material is None else material
         measures = measure_model(model, material, settings)
-        return Result(measures, weights_hash(model), found, material, time.monotonic() - begin)
+        norm = float(embedding(model).float().norm(dim=-1).mean())
+        seconds = time.monotonic() - begin
+        return Result(measures, weights_hash(model), norm, found, material, seconds)
 
 
 class Engine(ABC):
-    """Somebody who measures moments."""
+    """Somebody who measures moments, or does other jobs that do not depend on each other."""
 
     name: str
 
     @abstractmethod
+    def run(
+        self,
+        task: Callable[[Any, Any], Any],
+        jobs: Sequence[Any],
+        shared: Any,
+        *,
+        named: Callable[[Any], str],
+    ) -> Iterator[tuple[Any, Any]]:
+        """Do a task for every job; each comes with what came out as soon as that is there.
+
+        Args:
+            task: A function of a module, called with a job and `shared`.
+            jobs: The jobs.
+            shared: What all of them need.
+            named: What a job is called in messages.
+        """
+
     def measured(
         self,
         moments: Sequence[Moment],
@@ -79,28 +100,41 @@ class Engine(ABC):
         device: Any,
     ) -> Iterator[tuple[Moment, Result]]:
         """Measure moments; each comes with its result as soon as that is there."""
+        shared = (asked, info, material, self.device(device))
+        return self.run(self.task, moments, shared, named=lambda moment: f"step {moment.step}")
+
+    def device(self, given: Any) -> Any:
+        """Where jobs run that are not told where."""
+        return given
+
+    @property
+    def task(self) -> Callable[[Moment, Any], Result]:
+        """What measures a moment."""
+        return _measured
 
 
 class Local(Engine):
-    """This process, one moment after the other."""
+    """This process, one job after the other."""
 
     name = "local"
 
-    def measured(
+    def run(
         self,
-        moments: Sequence[Moment],
-        asked: Asked,
+        task: Callable[[Any, Any], Any],
+        jobs: Sequence[Any],
+        shared: Any,
         *,
-        info: ModelInfo,
-        material: Material,
-        device: Any,
-    ) -> Iterator[tuple[Moment, Result]]:
-        """As `Engine.measured`."""
-        for moment in moments:
-            yield (
-                moment,
-                measure_moment(moment, asked, info=info, material=material, device=device),
-            )
+        named: Callable[[Any], str],
+    ) -> Iterator[tuple[Any, Any]]:
+        """As `Engine.run`."""
+        del named
+        for job in jobs:
+            yield job, task(job, shared)
+
+
+def _measured(moment: Moment, shared: Any) -> Result:
+    asked, info, material, device = shared
+    return measure_moment(moment, asked, info=info, material=material, device=device)
 
 
 def as_engine(given: Engine | str) -> Engine:

@@ -64,6 +64,8 @@ class Source:
     """What was held at zero in training."""
     note: str = ""
     """What the work is, in words; empty where it is nothing to speak of."""
+    published: bool = False
+    """Whether somebody published them under names that may be wrong."""
 
 
 class Trackable(ABC):

@@ -1,16 +1,16 @@
-"""A Ray cluster that measures the moments of a run: one task a checkpoint.
+"""A Ray cluster that measures the moments of a run, or the models of a family: one task for each.
 
-The driver measures the first checkpoint, which shows what model this is, and draws the text. Each
-task downloads its checkpoint to its own machine, measures it, and sends the numbers back; only the
-driver writes to the folder of the run. A task whose machine goes is started again elsewhere. No
-path is shared, but the folders of a suite of folders.
+Of a run, the driver measures the first checkpoint, which shows what model this is, and draws the
+text. Each task downloads its checkpoint to its own machine, measures it, and sends the numbers
+back; only the driver writes to the folder of the run. A task whose machine goes is started again
+elsewhere. No path is shared, but the folders of a suite of folders.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ import torch
 
 from induction_lens import checks
 from induction_lens.tracking.engines import Engine, Result, measure_moment
-from induction_lens.tracking.measures import Asked, Material, ModelInfo
 from induction_lens.tracking.moments import Moment
 
 
@@ -52,39 +51,45 @@ class RayEngine(Engine):
         checks.whole_number("memory", self.memory, least=1, optional=True)
         checks.whole_number("retries", self.retries, least=0)
 
-    def measured(
+    def run(
         self,
-        moments: Sequence[Moment],
-        asked: Asked,
+        task: Callable[[Any, Any], Any],
+        jobs: Sequence[Any],
+        shared: Any,
         *,
-        info: ModelInfo,
-        material: Material,
-        device: Any,
-    ) -> Iterator[tuple[Moment, Result]]:
-        """As `Engine.measured`; results come in the order in which they are there.
+        named: Callable[[Any], str],
+    ) -> Iterator[tuple[Any, Any]]:
+        """As `Engine.run`; results come in the order in which they are there.
 
         Raises:
             ValueError: Ray is not installed, or the cluster is gone or does not answer.
         """
-        if not moments:
+        if not jobs:
             return
         ray = _ray()
         self._connect(ray)
-        if device is None and not self.num_gpus:
-            device = "cpu"
         options = {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus, "memory": self.memory}
-        task: Any = ray.remote(_measured).options(max_retries=self.retries, **options)
-        shared = ray.put((asked, info, material, device, torch.get_num_threads()))
-        waiting = {task.remote(moment, shared): moment for moment in moments}
+        remote: Any = ray.remote(_done).options(max_retries=self.retries, **options)
+        given = ray.put((task, shared, torch.get_num_threads()))
+        waiting = {remote.remote(job, given): job for job in jobs}
         try:
             while waiting:
                 ready, _ = ray.wait(list(waiting))
                 for reference in ready:
-                    moment = waiting.pop(reference)
-                    yield moment, _got(ray, reference, moment)
+                    job = waiting.pop(reference)
+                    yield job, _got(ray, reference, named(job))
         finally:
             for reference in waiting:  # after an error, the others are of no use
                 ray.cancel(reference, force=True)
+
+    def device(self, given: Any) -> Any:
+        """The CPU where no GPU is asked for."""
+        return "cpu" if given is None and not self.num_gpus else given
+
+    @property
+    def task(self) -> Callable[[Moment, Any], Result]:
+        """What measures a moment on another machine."""
+        return _measured
 
     def _connect(self, ray: Any) -> None:
         if ray.is_initialized():
@@ -108,7 +113,7 @@ def _ray() -> Any:
     return ray
 
 
-def _got(ray: Any, reference: Any, moment: Moment) -> Result:
+def _got(ray: Any, reference: Any, name: str) -> Any:
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
@@ -118,15 +123,21 @@ def _got(ray: Any, reference: Any, moment: Moment) -> Result:
         raise
     except ray.exceptions.RayError as error:
         raise ValueError(
-            f"expected the cluster to measure step {moment.step}, got none that does "
-            f"({_first_line(error)}); what is measured is kept: run the same again when it is back"
+            f"expected the cluster to measure {name}, got none that does ({_first_line(error)}); "
+            "what is measured is kept: run the same again when it is back"
         ) from error
 
 
-def _measured(moment: Moment, shared: Any) -> Result:
-    """What a task does, on whichever machine."""
-    asked, info, material, device, n_threads = shared
+def _done(job: Any, given: Any) -> Any:
+    """What a worker does, on whichever machine."""
+    task, shared, n_threads = given
     torch.set_num_threads(n_threads)  # sums depend on it
+    return task(job, shared)
+
+
+def _measured(moment: Moment, shared: Any) -> Result:
+    """Download a moment to a folder of this machine, and measure it."""
+    asked, info, material, device = shared
     with tempfile.TemporaryDirectory(prefix="induction-lens-") as folder:
         here = moment
         if hasattr(moment, "work"):

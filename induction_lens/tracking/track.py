@@ -44,6 +44,7 @@ from induction_lens.tracking.measures import (
     Settings,
 )
 from induction_lens.tracking.moments import Moment, PastMoment, Source, Trackable, source_of
+from induction_lens.tracking.norms import off_curve
 from induction_lens.tracking.trajectory import TRAJECTORY, Trajectory
 from induction_lens.training.loop import TrainingRun
 
@@ -122,7 +123,8 @@ def track(
         The trajectory, equal to what `Trajectory.read` reads from `out/trajectory.parquet`.
 
     Warns:
-        UserWarning: Models of different steps have the same weights.
+        UserWarning: Models of different steps have the same weights, or a checkpoint of a suite has
+            embeddings unlike those before and after.
 
     Raises:
         ValueError: There are no checkpoints, or they are of different models; an option is out of
@@ -170,6 +172,8 @@ def track(
         lock.check()
         trajectory.save(out / TRAJECTORY)
     _warn_of_equal_weights(trajectory)
+    if source.published:
+        _warn_off_curve(points, source.name, moments)
     return trajectory
 
 
@@ -221,6 +225,7 @@ class _Points:
         _check_evaluation(self.folder, self.evaluations, evaluation)
         wanted = _wanted(moment, self.settings)
         about = {"evaluation": evaluation, "weights": result.weights, **wanted}
+        about["embedding_norm"] = result.embedding_norm
         self.lock.check()
         _write_point(self.folder, moment, result.measures, about)
 
@@ -414,3 +419,21 @@ def _warn_of_equal_weights(trajectory: Trajectory) -> None:
                 UserWarning,
                 stacklevel=3,
             )
+
+
+def _warn_off_curve(points: _Points, name: str, moments: Sequence[Moment]) -> None:
+    """Say which checkpoints have embeddings unlike those before and after."""
+    abouts = [read_json(points.folder / one.key / ABOUT, remedy=_REMEDY) for one in moments]
+    norms = {
+        moment.step: float(about["embedding_norm"])
+        for moment, about in zip(moments, abouts, strict=True)
+        if "embedding_norm" in about  # earlier versions kept none
+    }
+    for step in off_curve(list(norms), list(norms.values())):
+        warnings.warn(
+            f"the embeddings of {name} at step {step} have a mean norm of {norms[step]:.3g}, which "
+            "is not on the curve of the steps before and after: it may be the checkpoint of "
+            "another step; look at it, and leave it out if it is",
+            UserWarning,
+            stacklevel=3,
+        )

@@ -2,9 +2,18 @@
 
 from induction_lens.training.clamp import Clamp
 from induction_lens.training.loop import TrainingRun, snapshot_steps, train
-from induction_lens.training.presets import PHASE_PRESETS, PRESETS, Preset, train_preset
+from induction_lens.training.presets import (
+    ALL_PRESETS,
+    FAMILY_PRESETS,
+    PHASE_PRESETS,
+    PRESETS,
+    Preset,
+    train_preset,
+)
 
 __all__ = [
+    "ALL_PRESETS",
+    "FAMILY_PRESETS",
     "PHASE_PRESETS",
     "PRESETS",
     "Clamp",

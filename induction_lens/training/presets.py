@@ -9,7 +9,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import ChainMap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -132,6 +133,39 @@ PHASE_PRESETS: dict[str, Preset] = {
 """The runs of the training dynamics, by name: they differ in the model alone (and the last in what
 is held at zero)."""
 
+FAMILY_TOKENS = 2_500_000
+"""Training tokens of every run of `FAMILY_PRESETS`."""
+
+
+def _sized(d_model: int, n_layers: int, *, mlp: bool = False) -> Preset:
+    """A member of the family: all have the same text, code and prose, batches, and rates."""
+    config = ToyConfig(
+        n_layers=n_layers,
+        d_model=d_model,
+        n_heads=max(4, d_model // 32),
+        d_vocab=1024,
+        attn_only=not mlp,
+        distance_bias=2.0,
+        aligned_unembed=0.5,
+    )
+    what = f"{n_layers} layer{'s' * (n_layers > 1)}, d_model {d_model}{', MLPs' * mlp}"
+    # batches half as large as elsewhere: the change comes after fewer tokens
+    return Preset(config, f"{what}, code and prose", FAMILY_TOKENS, batch_size=4, prose=0.3)
+
+
+FAMILY_PRESETS: dict[str, Preset] = {
+    "family-64x1": _sized(64, 1),
+    "family-64x2": _sized(64, 2),
+    "family-96x2-mlp": _sized(96, 2, mlp=True),
+    "family-128x3": _sized(128, 3),
+    "family-96x4-mlp": _sized(96, 4, mlp=True),
+    "family-96x6": _sized(96, 6),
+}
+"""Models of several sizes, smallest first, by width and layers: they differ in the model alone."""
+
+ALL_PRESETS: Mapping[str, Preset] = ChainMap(FAMILY_PRESETS, PHASE_PRESETS, PRESETS)
+"""Every run that can be named."""
+
 
 def train_preset(
     name: str,
@@ -146,14 +180,14 @@ def train_preset(
     resume: bool = True,
     progress: bool = True,
 ) -> TrainingRun:
-    """Train one of `PRESETS` or `PHASE_PRESETS` on the Python on this machine, source and prose.
+    """Train one of `ALL_PRESETS` on the Python on this machine, source and prose.
 
     Everything goes to `out`: the tokenizer, the packed text, the snapshots, the checkpoint, and
     at the end the model itself as `out/model` with a card. Called again after an interruption it
     continues exactly.
 
     Args:
-        name: A name in `PRESETS` or `PHASE_PRESETS`.
+        name: A name in `ALL_PRESETS`.
         out: Folder for all of it.
         n_tokens: Training tokens; None: as the preset says.
         text: Folder for the tokenizer and the packed text, for runs that are to share them; None:
@@ -232,7 +266,7 @@ def prepare_text(
     """The tokenizer and the packed training text of a preset, from a folder or, first, made there.
 
     Args:
-        name: A name in `PRESETS` or `PHASE_PRESETS`.
+        name: A name in `ALL_PRESETS`.
         folder: Where both are, or will be.
         n_tokens: Training tokens; None: as the preset says.
         tokenizer: A tokenizer to use instead of learning one, where there is no text yet.
@@ -260,10 +294,9 @@ def _checked_n_tokens(preset: Preset, n_tokens: int | None) -> int:
 
 
 def _preset(name: str) -> Preset:
-    presets = PRESETS | PHASE_PRESETS
-    if name not in presets:
-        raise ValueError(f"expected a preset, one of {', '.join(presets)}, got {name!r}")
-    return presets[name]
+    if name not in ALL_PRESETS:
+        raise ValueError(f"expected a preset, one of {', '.join(ALL_PRESETS)}, got {name!r}")
+    return ALL_PRESETS[name]
 
 
 def _card(model: Any, run: TrainingRun, preset: Preset, progress: bool) -> dict[str, Any]:

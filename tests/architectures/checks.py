@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import io
 import itertools
+import json
 import subprocess
 import unittest.mock
 import warnings
@@ -16,8 +17,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from typer.testing import CliRunner
 
 import induction_lens as il
+from induction_lens.cli import app
 from tests.architectures import plain
 from tests.architectures.foreign import Foreign
 from tests.architectures.plain import Reference
@@ -65,7 +68,8 @@ def check(case: str, folder: Path, tokens: Tensor, donors: Tensor, right: Refere
         return 0.0
 
     compare("load", load)
-    if cells[-1].outcome != "exact":
+    compare("command line", lambda: _command_line(folder, model))
+    if cells[0].outcome != "exact":
         return cells
     compare("log-probs", lambda: _apart(_log_probs(model, tokens), right.log_probs))
     compare("loss", lambda: _loss(model, tokens, right))
@@ -166,6 +170,26 @@ def _scores(model: Any, tokens: Tensor, attention: str, right: Reference) -> flo
         progress=False,
     )
     return max(_apart(table[name].values, right.scores[name]) for name in right.scores)
+
+
+def _command_line(folder: Path, model: Any) -> float:
+    """`induction-lens heads` beside `il.score_heads`; it refuses what `il.load` refuses.
+
+    Raises:
+        ValueError: It refused, with what it printed.
+    """
+    options = ["--detector", "induction", "--device", "cpu", "--json", "--quiet"]
+    done = CliRunner().invoke(app, ["heads", str(folder), *options])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    if done.exit_code:
+        raise ValueError(done.stderr.strip())
+    if model is None:
+        return float("inf")
+    printed = [row["induction"] for row in json.loads(done.stdout)]
+    scores = il.score_heads(model, detectors=["induction"], seed=0, progress=False)
+    ours = scores["induction"].values.flatten().cpu()
+    return _apart(torch.tensor(printed, dtype=torch.float64), ours)
 
 
 METHODS: dict[str, Callable[[Tensor], il.ablation.AblationMethod]] = {

@@ -15,6 +15,7 @@ COLUMNS = {
     "logits": ("load", "log-probs", "loss", "log-probs after"),
     "scores": ("scores auto", "scores pattern"),
     "streaming": ("scores streaming",),
+    "command line": ("command line",),
     **{
         method: tuple(f"{method} {way}" for way in ("in a block", "as a set", "each head"))
         for method in ("zero", "mean", "mean per position", "resample", "pattern-preserving")
@@ -162,6 +163,8 @@ A number is the largest difference found (tolerance {TOLERANCE:.0e}, in nats or 
 - **logits**: log-probabilities and losses.
 - **scores**: previous-token, induction and duplicate-token, by `attention="auto"` and `"pattern"`;
   **streaming** by `attention="streaming"`.
+- **command line**: `induction-lens heads FOLDER`, beside `il.score_heads`; it refuses what
+  `il.load` refuses.
 - **zero**, **mean**, **mean per position**, **resample**, **pattern-preserving**: heads removed at
   the input of the attention's output projection, by `knocked_out`, `ablate` and
   `ablate_each_head`; the worst of the three is shown.

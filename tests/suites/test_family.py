@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import random
 import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
@@ -12,8 +23,8 @@ import induction_lens as il
 from induction_lens.heads import THRESHOLD
 from induction_lens.metrics import choose_positions
 from induction_lens.models import toy_weights
-from induction_lens.suites import family, trend
-from induction_lens.suites.family import PREDICTED, block_parameters
+from induction_lens.suites import battery, family, trend
+from induction_lens.suites.member import PREDICTED, block_parameters
 from tests.hf_folders import CONFIGS, hugging_face_model, random_model
 
 NAMES = ["toy-2l", "toy-1l", "toy-2l-narrow"]
@@ -94,6 +105,97 @@ def test_parameters_are_those_of_the_matrices_in_blocks():
         assert block_parameters(hugging_face_model(name)) == theirs, name
 
 
+WORDS = ["def", "return", "import", "class", "yield", "while", "lambda", "assert"]
+TEXT = [" ".join(WORDS[(i * j * j + i) % 8] for j in range(60)) for i in range(1, 30)]
+TINY: dict[str, Any] = {"text": TEXT, "n_sequences": 4, "n_controls": 1, "progress": False}
+
+
+@pytest.fixture
+def tiny_models(tmp_path):
+    """Three toys of two sizes that are folders."""
+    folders = []
+    for number, (d_model, n_layers) in enumerate(((16, 1), (16, 2), (24, 2))):
+        config = il.toys.ToyConfig(
+            n_layers=n_layers, d_model=d_model, n_heads=2, d_vocab=1024, n_ctx=64, seed=number
+        )
+        model = il.toys.build_toy(config, tokenizer=il.load("toy-2l").tokenizer, device="cpu")
+        kept = il.toys.save(model, tmp_path / f"toy-{number}", step=number, tokens_seen=0)
+        folders.append(str(kept.path))
+    return folders
+
+
+def _seen(monkeypatch) -> list[str]:
+    """What is knocked out from now on, by the number of heads."""
+    real = battery.ablate
+    calls = []
+
+    def ablate(model, *arguments, **options):
+        calls.append(model.cfg.d_model)
+        return real(model, *arguments, **options)
+
+    monkeypatch.setattr(battery, "ablate", ablate)
+    return calls
+
+
+def test_a_family_that_was_cut_off_goes_on(tiny_models, tmp_path, monkeypatch):
+    whole = family(tiny_models, **TINY)
+    calls = _seen(monkeypatch)
+    out = tmp_path / "out"
+    family(tiny_models[:2], out=out, **TINY)
+    assert calls == [16, 16]
+    (out / "models" / ".x.safetensors.new").mkdir()  # as a killed writer leaves it
+    again = family(tiny_models, out=out, **TINY)
+    assert calls == [16, 16, 24]
+    pd.testing.assert_frame_equal(again.to_frame(), whole.to_frame(), check_exact=True)
+    for one, other in zip(again.members, whole.members, strict=True):
+        pairs = [(of.study.control_losses, of.study.short_losses) for of in (one, other)]
+        for kept, made in zip(*pairs, strict=True):
+            torch.testing.assert_close(kept, made, rtol=0, atol=0, equal_nan=True)
+        assert one.induction.values.equal(other.induction.values)
+        assert one.copying.values.equal(other.copying.values)
+        assert one.study.controls == other.study.controls
+    assert not list((out / "models").glob(".*.new"))
+    family(tiny_models, out=out, resume=False, **TINY)
+    assert len(calls) == 6
+
+
+def test_what_was_measured_otherwise_is_refused(tiny_models, tmp_path):
+    out = tmp_path / "out"
+    family(tiny_models[:1], out=out, **TINY)
+    with pytest.raises(ValueError, match="with another n_controls; use another folder"):
+        family(tiny_models[:1], out=out, **(TINY | {"n_controls": 2}))
+    with pytest.raises(ValueError, match="with another text;"):
+        family(tiny_models[:1], out=out, **(TINY | {"n_sequences": 5}))
+    with pytest.raises(ValueError, match="with another method;"):
+        family(tiny_models[:1], out=out, method="zero", **TINY)
+    [kept] = (out / "models").glob("*.safetensors")
+    content = bytearray(kept.read_bytes())
+    content[-1] ^= 1
+    kept.write_bytes(bytes(content))
+    with pytest.raises(ValueError, match="the file is damaged or was edited") as told:
+        family(tiny_models[:1], out=out, **TINY)
+    assert "\n" not in str(told.value)
+
+
+def test_models_of_one_name_with_other_weights_are_refused(tiny_models, tmp_path):
+    out = tmp_path / "out"
+    family(tiny_models[:1], out=out, **TINY)
+    kept = Path(tiny_models[0])
+    model = il.load(kept, device="cpu")
+    with torch.no_grad():
+        model.W_E[3, 5] += 1.0
+    shutil.rmtree(kept)
+    il.toys.save(model, kept.parent, step=0, tokens_seen=0)
+    with pytest.raises(ValueError, match="with another weights;"):
+        family([str(kept)], out=out, **TINY)
+
+
+@pytest.mark.usefixtures("_as_users_call")
+def test_loaded_models_are_not_sent_to_other_machines():
+    with pytest.raises(ValueError, match="got the loaded model toy-1l; pass its name"):
+        family([il.load("toy-1l")], engine="ray", **TINY)
+
+
 @pytest.mark.slow
 def test_a_trajectory_gives_the_midpoint_over_the_predicted_one():
     from induction_lens.reports.training.runs import SHIPPED
@@ -134,6 +236,22 @@ def test_two_models_show_no_trend():
     assert found.constant
     assert math.isnan(trend([1e6, 1e6], [0.1, 0.3]).slope.value)
     assert trend([1e6, 1e7, 1e8], [0.1, math.nan, 0.3]).slope.n == 2
+
+
+def test_a_quantity_that_is_equal_everywhere_has_no_trend():
+    found = trend([1e5, 1e6, 1e7, 1e8], [1.0, 1.0, math.nan, 1.0])
+    assert (found.slope.value, found.slope.low, found.slope.high) == (0, 0, 0)
+    assert (found.p_value, found.slope.n, found.constant) == (1.0, 3, True)
+
+
+def test_shares_of_a_score_that_may_be_zero_are_left_out(tiny_models):
+    found = family(tiny_models, **TINY)
+    frame = found.to_frame()
+    bounded = [math.isfinite(low) for low in frame["removed_low"]]
+    assert not all(bounded)
+    named = {one.quantity: one.slope.n for one in found.trends()}
+    assert named["loss"] == 3
+    assert named.get("removed", 0) == sum(bounded)
 
 
 def test_how_often_intervals_of_flat_families_hold_zero():
@@ -180,3 +298,57 @@ def test_the_page_shows_every_model_and_writes_the_data(found, tmp_path):
     figure = il.plots.against_size(found, "removed")
     assert len(figure.data[0].x) == 3
     assert figure.data[0].error_y.array[2] > 0
+
+
+def _campaign(names: list[str], tmp: Path) -> dict[str, Any]:
+    """Kill a family at random moments and go on; how often, and which files differ at the end."""
+    torch.set_num_threads(1)
+
+    def started(out: Path) -> int:
+        child = os.fork()
+        if child == 0:
+            family(names, out=out, **TINY)
+            os._exit(0)
+        return child
+
+    begin = time.monotonic()
+    assert os.waitpid(started(tmp / "whole"), 0)[1] == 0
+    seconds = time.monotonic() - begin
+    expected = {path.name: path.read_bytes() for path in (tmp / "whole" / "models").iterdir()}
+    generator, killed, wrong = random.Random(3), 0, []
+    for number in range(4):
+        out = tmp / f"killed-{number}"
+        for _ in range(3):
+            child = started(out)
+            time.sleep(seconds * generator.uniform(0.05, 0.9))
+            os.kill(child, signal.SIGKILL)
+            killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        assert os.waitpid(started(out), 0)[1] == 0
+        found = {path.name: path.read_bytes() for path in (out / "models").glob("*.safetensors")}
+        if found != expected:
+            wrong.append(out.name)
+    return {"killed": killed, "wrong": wrong, "files": len(expected)}
+
+
+RUN = """
+import json, pathlib, sys
+from tests.suites.test_family import _campaign
+print("RESULT", json.dumps(_campaign(sys.argv[2:], pathlib.Path(sys.argv[1]))))
+"""
+
+
+@pytest.mark.slow
+def test_kills_leave_the_same_files(tiny_models, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", RUN, str(tmp_path), *tiny_models],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.rpartition("RESULT ")[2])
+    assert result["wrong"] == []
+    assert result["killed"] >= 6
+    assert result["files"] == 3

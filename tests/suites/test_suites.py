@@ -91,6 +91,11 @@ def test_planted_faults_are_all_found_and_no_good_branch_is_left_out(published, 
         found.checkpoint("step16")
     with pytest.raises(ValueError, match="the nearest are step64, step8, step2"):
         found.checkpoint("step61")
+    with pytest.raises(ValueError, match=r"step16 of .*, which has a weight file of main") as of:
+        il.track(found, out=tmp_path / "out", checkpoints=[0, 16])
+    assert "\n" not in str(of.value)
+    with pytest.raises(ValueError, match="got 61; the nearest are 2, 8, 64"):
+        il.track(found, out=tmp_path / "out", checkpoints=[0, 61])
     frame = found.to_frame()
     assert list(frame["left_out"]).count("equal") == 3
     assert frame["bytes"][0] > 10_000

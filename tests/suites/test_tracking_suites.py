@@ -18,6 +18,7 @@ import torch
 
 import induction_lens as il
 from induction_lens.suites import suite
+from induction_lens.tracking.measures import ModelInfo
 from tests.local_hub import Fault
 from tests.models.test_hub_loading import NEEL, write_own_format
 from tests.suites.trained import CONFIG, TOKENS_PER_STEP, hooked, text, training, write_folders
@@ -166,6 +167,25 @@ def test_a_checkpoint_of_another_model_is_refused_and_the_rest_is_kept(folders, 
     with pytest.raises(ValueError, match=r"checkpoints of one model, got step \d+ with n_heads 3"):
         il.track(suite(given), out=tmp_path / "out", **OPTIONS)
     assert len(list((tmp_path / "out" / "points").iterdir())) == len(FEW)
+
+
+def test_another_tokenizer_is_another_model():
+    one = ModelInfo({"n_layers": 2}, "a")
+    one.check_same(ModelInfo({"n_layers": 2}, "a"), "step 5")
+    with pytest.raises(ValueError, match="got step 5 with another tokenizer") as told:
+        one.check_same(ModelInfo({"n_layers": 2}, "b"), "step 5")
+    assert "\n" not in str(told.value)
+
+
+def test_too_little_memory_is_said_before_weights_are_read(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr("induction_lens.models.memory.available_memory", lambda _: 20_000)
+    found = suite(folders, tokens_per_step=1)
+    read: list[Any] = []
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", read.append)
+    with pytest.raises(ValueError, match=r"take \d+ kB in float32 where 20 kB are free") as told:
+        il.track(found, out=tmp_path / "out", **OPTIONS)
+    assert "\n" not in str(told.value)
+    assert read == []
 
 
 def test_own_checkpoints_are_downloaded_one_at_a_time(local_hub, tmp_path):

@@ -41,6 +41,11 @@ from induction_lens.reports.model.findings import Example
 N_SEQUENCES, N_SEQUENCES_OF_LARGE = 256, 64
 """With matched targets 64 sequences give the intervals that 256 gave by the paper's estimator."""
 SEQ_LEN = 512
+DEFAULT_TEXT = (
+    "The text is Python source, since no other was named. For a model that was trained on prose, "
+    "name what it reads: text= in Python, --text on the command line."
+)
+"""What is said of models that others trained."""
 PASSAGE = 56  # tokens of the passage that is shown
 
 
@@ -111,7 +116,12 @@ def evaluation_data(
     positions, notes = choose(seq_len)
     drawn = sample_text(model, n_sequences=n_sequences, seq_len=seq_len, seed=seed, source=text)
     notes += _note_on_documents(drawn.documents[:, positions.late])
-    return Data(drawn.tokens, True, _about(text), positions, notes, drawn.documents)
+    about = _about(text)
+    if text is None and not hasattr(model, "toy_config"):
+        notes += (DEFAULT_TEXT,)
+    if text is not None and drawn.n_read is not None:
+        about += f", of which {drawn.n_read:,} tokens were read"
+    return Data(drawn.tokens, True, about, positions, notes, drawn.documents)
 
 
 def default_n_sequences(model: Model) -> int:
