@@ -1,8 +1,8 @@
 """Does this transformer have induction heads, and does its in-context learning depend on them?
 
 The main road is here; the rest is one level down: `il.detectors`, `il.ablation`, `il.circuits`,
-`il.toys`, `il.training`, `il.tracking`, `il.suites`, `il.dynamics`, `il.reports`, `il.plots`,
-`il.inputs`, `il.models`.
+`il.tasks`, `il.toys`, `il.training`, `il.tracking`, `il.suites`, `il.dynamics`, `il.reports`,
+`il.plots`, `il.inputs`, `il.models`.
 """
 
 from induction_lens import (
@@ -15,6 +15,7 @@ from induction_lens import (
     plots,
     reports,
     suites,
+    tasks,
     toys,
     tracking,
     training,
@@ -63,6 +64,7 @@ __all__ = [
     "score_heads",
     "show_progress",
     "suites",
+    "tasks",
     "text_tokens",
     "toys",
     "track",

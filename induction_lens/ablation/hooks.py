@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from induction_lens.ablation.methods import AblationMethod, Place
@@ -42,14 +42,25 @@ class Ablation:
         method: AblationMethod,
         *,
         outputs: Outputs = NO_OUTPUTS,
+        only_at: Int[Tensor, " row"] | None = None,
     ) -> None:
-        """Prepare; `outputs`: of these heads, from `keep_outputs`, where the method needs them."""
+        """Prepare.
+
+        Args:
+            model: A hooked model.
+            heads: The heads.
+            method: What is written in their place.
+            outputs: Those of these heads, from `keep_outputs`, where the method needs them.
+            only_at: The one position of each row of the whole set that is written to, which the
+                method then takes for position 0; None: every position.
+        """
         self.model = model
         self.method = method
         self.heads = by_layer(heads)
         self.n_before = 0
         """Positions of the current sequences that came before those of the forward pass."""
         self._outputs = outputs
+        self._only_at = only_at
         self._patterns: Mapping[int, Tensor] = {}
         self._values: dict[int, Tensor] = {}
         self._seen: Seen | None = None
@@ -114,7 +125,15 @@ class Ablation:
 
         def hook(z: Z) -> Z:
             z = self._from_frozen_pattern(layer, z) if self.freezes else z.clone()
-            if chosen:
+            if chosen and self._only_at is not None:
+                assert rows is not None
+                row = torch.arange(len(z), device=z.device)[:, None]
+                place = (row, self._only_at[rows, None].to(z.device))
+                part = z[place][:, :, chosen]
+                z[(*place, torch.tensor(chosen, device=z.device))] = self.replaced(
+                    layer, part, rows, [0]
+                )[:, 0]
+            elif chosen:
                 positions = range(self.n_before, self.n_before + z.shape[1])
                 of_set = slice(0, len(z)) if rows is None else rows
                 seen = None if self._seen is None else self._seen.of(layer, chosen, z)
