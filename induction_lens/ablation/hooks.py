@@ -101,6 +101,32 @@ class Ablation:
         attention: HeadAttention | None = None,
     ) -> Float[Tensor, "batch read_pos chosen d_head"]:
         """What is written for the chosen heads of a layer, at these rows and positions."""
+        if self._only_at is not None:
+            return self._replaced_at_one(layer, z, rows, positions, self._only_at)
+        return self._written(layer, z, rows, positions, attention)
+
+    def _replaced_at_one(
+        self, layer: int, z: Z, rows: Rows, positions: Sequence[int], only_at: Tensor
+    ) -> Z:
+        """The same, where each row is written to at one position alone."""
+        places = torch.tensor(list(positions), device="cpu")
+        row, column = (only_at[rows][:, None] == places).nonzero(as_tuple=True)
+        z = z.clone()
+        if len(row):
+            of_set = torch.arange(len(only_at), device="cpu")[rows][row]
+            at = (row.to(z.device), column.to(z.device))
+            z[at] = self._written(layer, z[at][:, None], of_set, [0], None)[:, 0]
+        return z
+
+    def _written(
+        self,
+        layer: int,
+        z: Z,
+        rows: Rows,
+        positions: Sequence[int],
+        attention: HeadAttention | None,
+    ) -> Z:
+        """What the method writes."""
         place = Place(layer, self.heads[layer], rows, positions, self._outputs, attention)
         written = self.method.replacement(z, place)
         if written.shape != z.shape:
@@ -125,15 +151,7 @@ class Ablation:
 
         def hook(z: Z) -> Z:
             z = self._from_frozen_pattern(layer, z) if self.freezes else z.clone()
-            if chosen and self._only_at is not None:
-                assert rows is not None
-                row = torch.arange(len(z), device=z.device)[:, None]
-                place = (row, self._only_at[rows, None].to(z.device))
-                part = z[place][:, :, chosen]
-                z[(*place, torch.tensor(chosen, device=z.device))] = self.replaced(
-                    layer, part, rows, [0]
-                )[:, 0]
-            elif chosen:
+            if chosen:
                 positions = range(self.n_before, self.n_before + z.shape[1])
                 of_set = slice(0, len(z)) if rows is None else rows
                 seen = None if self._seen is None else self._seen.of(layer, chosen, z)

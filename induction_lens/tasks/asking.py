@@ -21,6 +21,7 @@ from induction_lens.ablation.context import check_nesting
 from induction_lens.ablation.hooks import Ablation, CleanAttention
 from induction_lens.ablation.methods import AblationMethod
 from induction_lens.ablation.outputs import NO_OUTPUTS, Outputs, by_layer, keep_outputs
+from induction_lens.ablation.passes import passes
 from induction_lens.heads import Head
 from induction_lens.metrics import batches, not_finite
 from induction_lens.models import (
@@ -36,6 +37,7 @@ from induction_lens.models import (
     keep,
     logits_after,
     prove_writes_land,
+    run,
     run_until,
     running,
     sequences_of,
@@ -90,6 +92,7 @@ class Asking:
         self._scoring = prompts.task.scoring if scoring is None else scoring
         self._usual = prompts if usual is None else usual
         self._batch_size = batch_size
+        self._proven: set[int] = set()  # layers that pass on what is written there
 
     def scores(
         self, without: Without | None = None, *, progress: str | None = None
@@ -112,6 +115,44 @@ class Asking:
                     scores[rows] = measured.float().cpu()
                     done(len(rows))
         return scores
+
+    def probabilities(
+        self, several: Sequence[Without], *, progress: str | None = None
+    ) -> Float[Tensor, "job item"]:
+        """How likely the first token of each right answer is: of the whole model, and then without
+        each of several sets of heads.
+
+        What the runs have in common is run once, where layers can be run one by one.
+
+        Raises:
+            ValueError: As `scores`.
+            InterventionError: As `scores`.
+        """
+        ablations = [self._prepared(without) for without in several]
+        answers = self.prompts.answers[:, None]
+        size = (1 + len(several), len(self.prompts))
+        found = torch.full(size, torch.nan, dtype=torch.float32, device="cpu")
+        with progress_bar(progress, len(self.prompts)) as done:
+            for group, prompted in groups(self.model, self.prompts):
+                due = prompted.shape[1]
+                tokens = torch.cat([prompted, answers[group].to(prompted)], dim=1)
+                with run(self.model, tokens[:1], unembeds=True) as road:
+                    for some in batches(len(group), self._batch_size or road.batch_size(due + 1)):
+                        wanted = [[due]] * len(ablations)
+                        options = {"known": {}, "read": [due]}
+                        rows = group[some]
+                        for members, losses in passes(
+                            road, ablations, wanted, tokens[some], rows, **options
+                        ):
+                            found[torch.tensor(members)[:, None], rows] = (
+                                (-losses[..., 0]).exp().cpu()
+                            )
+                        done(len(rows))
+        if not bool(torch.isfinite(found).all()):
+            raise not_finite(
+                self.model, self.prompts.sequences.tokens[:1].to(device_of(self.model))
+            )
+        return found
 
     def _reader(self, ablation: Ablation | None, rows: Int[Tensor, " row"]):
         """What gives the logits after the last token."""
@@ -152,7 +193,10 @@ class Asking:
                 f"expected a method that writes at each position by itself, to write at the last "
                 f"one alone, got {method.label!r}; use at='all'"
             )
-        prove_writes_land(self.model, list(grouped), vocabulary=shape(self.model).d_vocab)
+        unproven = [layer for layer in grouped if layer not in self._proven]
+        if unproven:
+            prove_writes_land(self.model, unproven, vocabulary=shape(self.model).d_vocab)
+            self._proven.update(unproven)
         if method.removes:
             check_zero_removes(self.model, list(grouped))
         outputs = self._outputs(method, grouped, at_last=at_last)

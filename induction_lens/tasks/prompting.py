@@ -32,6 +32,18 @@ SHOTS = 10
 """Worked examples in a prompt, as in Todd et al. 2024 and Yin and Steinhardt 2025."""
 
 
+@dataclass(frozen=True)
+class Line:
+    """One item in the text of a prompt."""
+
+    item: Item
+    """The item."""
+    due: Span
+    """The last character before its answer."""
+    answer: Span | None
+    """Its answer; None where that is asked for."""
+
+
 @dataclass(frozen=True, eq=False)
 class Prompts:
     """Prompts that end where an answer is due, as tokens."""
@@ -84,16 +96,22 @@ class Prompts:
         places = enumerate(self.spans[row], start=1)
         return [place for place, (start, end) in places if start < last and end > first]
 
-    @property
-    def starts(self) -> tuple[int, ...]:
-        """Where the text of the item begins in each prompt, in characters."""
-        asked = self.task.template.index("{prompt}")
-        before = (self.task.instruction + self.task.written(some) for some in self.examples)
-        return tuple(len(text) + asked for text in before)
+    def lines(self, row: int) -> list[Line]:
+        """The examples of a prompt and what it asks, with where they are in its text."""
+        found, start = [], len(self.task.instruction)
+        for item in (*self.examples[row], self.items[row]):
+            text = self.task.asked(item)
+            end = start + len(text)
+            is_asked = len(found) == len(self.examples[row])
+            answer = None if is_asked else (end + 1, end + 1 + len(item.answer))
+            found.append(Line(item, (end - 1, end), answer))
+            start += len(self.task.written([item]))
+        return found
 
     def targets(self, row: int) -> tuple[Target, ...]:
         """Where a head that does the task would attend, in characters of the whole prompt."""
-        start = self.starts[row]
+        before = self.task.instruction + self.task.written(self.examples[row])
+        start = len(before) + self.task.template.index("{prompt}")
         return tuple(_moved(target, start) for target in self.items[row].targets)
 
 
@@ -237,10 +255,10 @@ def _first_token(tokenizer: Any, text: str, tokens: list[int], answer: str) -> i
 def _check_fit(model: Model, task: Task, ids: Sequence[Sequence[int]]) -> None:
     sizes = shape(model)
     longest, highest = max(map(len, ids)), max(map(max, ids))
-    if longest > sizes.n_ctx:
+    if longest >= sizes.n_ctx:  # the answer's first token follows
         raise ValueError(
-            f"expected prompts of {task.name} of at most {sizes.n_ctx} tokens (the model's "
-            f"context), got {longest}; pass fewer shots"
+            f"expected prompts of {task.name} of at most {sizes.n_ctx - 1} tokens (the model's "
+            f"context, less one for the answer), got {longest}; pass fewer shots"
         )
     if highest >= sizes.d_vocab:
         raise ValueError(

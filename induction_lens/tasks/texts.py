@@ -44,7 +44,8 @@ def literal_copying(
         ValueError: If a passage is too short, or there is only one where two are needed.
 
     Examples:
-        >>> task = il.tasks.literal_copying(["one two three four five six seven eight nine ten x y"])
+        >>> text = "one two three four five six seven eight nine ten eleven twelve"
+        >>> task = il.tasks.literal_copying([text])
         >>> task.items[0].prompt.split()[-3:], task.items[0].answer
         (['three', 'four', 'five'], 'six')
     """

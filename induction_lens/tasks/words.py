@@ -23,7 +23,8 @@ def _sections(file: str) -> dict[str, str]:
 
 
 def words(kind: str) -> list[str]:
-    """The words of a kind: month, animal, colour, fruit, furniture, profession; or entity.
+    """The words of a kind: month, animal, colour, fruit, furniture, profession, day,
+    number; or entity and identifier, of several tokens each.
 
     Raises:
         ValueError: For another kind.

@@ -258,7 +258,7 @@ def test_the_other_kinds_top_heads_are_left_out():
 def test_what_cannot_be_right_is_refused(hooked):
     with pytest.raises(ValueError, match="expected at most 4 shots of plurals"):
         few_shot(hugging_face_model("gpt2"), Task.from_pairs("plurals", PLURALS), shots=5)
-    with pytest.raises(ValueError, match=r"of at most 41 tokens .* pass fewer shots"):
+    with pytest.raises(ValueError, match=r"of at most 40 tokens .* pass fewer shots"):
         few_shot(hooked, key_task(), shots=12)
     with pytest.raises(ValueError, match="expected a token to end where an answer is due"):
         whole = speaking_circuit()
