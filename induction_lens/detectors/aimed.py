@@ -78,6 +78,8 @@ def attention_on_aims(
             with run(model, tokens[:1].to(device_of(model))) as road:
                 for some in batches(len(group), road.batch_size(tokens.shape[1])):
                     rows = group[some]
+                    if not any(aims[row] for row in rows.tolist()):
+                        continue
                     lists = [
                         _Weighted.of([aims[row] for row in rows.tolist()], which)
                         for which in (_KEYS, _OTHERS)
@@ -120,9 +122,10 @@ class _Weighted:
             for key in (aim.keys, aim.others)[which]
         ]
         listed.sort(key=lambda target: target[1])
-        row, query, key, weight = (list(part) for part in zip(*listed, strict=True))
-        places = (torch.tensor(part, device="cpu") for part in (row, query, key))
-        return cls(*places, torch.tensor(weight, dtype=torch.float64, device="cpu"))
+        row, query, key, weight = (
+            torch.tensor([target[part] for target in listed], device="cpu") for part in range(4)
+        )
+        return cls(row, query, key, weight.double())
 
 
 class _Look:
@@ -136,7 +139,9 @@ class _Look:
         device: torch.device,
     ) -> None:
         self._weights = [one.weight for one in lists]
-        self._lists = [tuple(x.to(device) for x in (one.row, one.query, one.key)) for one in lists]
+        self._lists = [
+            (one.row.to(device), one.query.to(device), one.key.to(device)) for one in lists
+        ]
         self._rows = rows
         self._mass = mass
 

@@ -1,6 +1,8 @@
 """Tasks: what heads are good for beyond copying, and few-shot accuracy with and without them."""
 
 from induction_lens.tasks.asking import Asking, Without
+from induction_lens.tasks.dissociate import EVALUATED, Extent, dissociate
+from induction_lens.tasks.dissociation import Contrast, Dissociation, KnockedOut, Lost
 from induction_lens.tasks.few_shot import (
     DoseResponse,
     FewShot,
@@ -28,6 +30,12 @@ from induction_lens.tasks.ready import (
     word_classes,
     word_pairs,
 )
+from induction_lens.tasks.same_heads import (
+    RankCorrelation,
+    SameHeads,
+    rank_correlation,
+    same_heads,
+)
 from induction_lens.tasks.scoring import F1, Choice, FirstToken, Probability, Scoring, f1
 from induction_lens.tasks.task import AS_IT_IS, LABELLED, QUESTION, Item, Target, Task
 from induction_lens.tasks.texts import literal_copying, translated_sentences
@@ -35,6 +43,7 @@ from induction_lens.tasks.words import AlignedSentence, aligned_sentences, pairs
 
 __all__ = [
     "AS_IT_IS",
+    "EVALUATED",
     "F1",
     "KINDS",
     "LABELLED",
@@ -44,15 +53,22 @@ __all__ = [
     "Asking",
     "Choice",
     "ConceptCopyingHeads",
+    "Contrast",
+    "Dissociation",
     "DoseResponse",
+    "Extent",
     "FewShot",
     "FirstToken",
     "FunctionVectorHeads",
     "Item",
+    "KnockedOut",
     "LiteralHeads",
+    "Lost",
     "PatternHeads",
     "Probability",
     "Prompts",
+    "RankCorrelation",
+    "SameHeads",
     "Scoring",
     "Target",
     "Task",
@@ -60,6 +76,7 @@ __all__ = [
     "Without",
     "aligned_sentences",
     "chosen_kinds",
+    "dissociate",
     "dose_response",
     "f1",
     "few_shot",
@@ -69,7 +86,9 @@ __all__ = [
     "literal_copying",
     "pairs",
     "pattern",
+    "rank_correlation",
     "ready",
+    "same_heads",
     "successors",
     "top_heads",
     "translated_sentences",

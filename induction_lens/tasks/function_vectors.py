@@ -113,9 +113,12 @@ def effects(
         ValueError: As `few_shot`.
         InterventionError: If the model drops the writes.
     """
-    options = {"shots": shots, "n_items": n_items, "seed": seed}
-    right = few_shot_prompts(model, task, **options)
-    shuffled = few_shot_prompts(model, task, shuffled_answers=True, **options)
+    right, shuffled = (
+        few_shot_prompts(
+            model, task, shots=shots, n_items=n_items, shuffled_answers=mixed, seed=seed
+        )
+        for mixed in (False, True)
+    )
     sizes = shape(model)
     heads = [Head(n, h) for n in range(sizes.n_layers) for h in range(sizes.n_heads)]
     each = [Without((head,), Mean(), "last") for head in heads]

@@ -7,7 +7,8 @@ gives no score; these are ours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -35,11 +36,15 @@ class _OnTexts(HeadKind):
     """A kind that is scored on items with targets of their own."""
 
     task: Task | None
-    usual: ClassVar[Callable[[], Task]]
+
+    @staticmethod
+    @abstractmethod
+    def usual() -> Task:
+        """The task that heads are scored on where none is given."""
 
     def score(self, model: Model, *, seed: int = 0, progress: bool = True) -> HeadScores:
         """As `HeadKind.score`."""
-        task = type(self).usual() if self.task is None else self.task
+        task = self.usual() if self.task is None else self.task
         if not checks.instance("task", task, Task, "for instance literal_copying()").of_whole_texts:
             remedy = "for instance tasks.literal_copying(passages)"
             raise checks.refuse("task", "one whose items have targets", task, remedy)
@@ -77,7 +82,11 @@ class LiteralHeads(_OnTexts):
         "perfect head; chance is attention on another word of the passage."
     )
     source: ClassVar[str] = 'ours, after Olsson et al. 2022, "Argument 4"'
-    usual = staticmethod(literal_copying)
+
+    @staticmethod
+    def usual() -> Task:
+        """Our passages."""
+        return literal_copying()
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +103,11 @@ class TranslationHeads(_OnTexts):
         "sentence."
     )
     source: ClassVar[str] = 'ours, after Olsson et al. 2022, "Argument 4"'
-    usual = staticmethod(translated_sentences)
+
+    @staticmethod
+    def usual() -> Task:
+        """Our sentences in English, French and German."""
+        return translated_sentences()
 
 
 @dataclass(frozen=True, eq=False)
