@@ -25,7 +25,7 @@ BEGIN, END = "<!-- runs: docs/scripts/write_arguments.py writes this -->", "<!--
 
 
 def plain_environment() -> jinja2.Environment:
-    """Where the texts are filled in, with what needs no report: the circuits that were measured."""
+    """Where the texts are filled in, with what needs no report: circuits, and kinds of heads."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEXTS),
         autoescape=False,  # noqa: S701 - Markdown of our own, from our own numbers
@@ -34,7 +34,7 @@ def plain_environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.globals |= mechanism()
+    environment.globals |= mechanism() | generality()
     return environment
 
 
@@ -79,6 +79,23 @@ def mechanism() -> dict[str, Any]:
         "sets_of": sets_of,
         "share": share,
     }
+
+
+GENERALITY = TEXTS / "generality.json"
+"""What docs/scripts/measure_generality.py wrote."""
+
+
+def generality() -> dict[str, Any]:
+    """What heads are good for, by model, and how its tables are written."""
+    return {
+        "generality": json.loads(GENERALITY.read_text(encoding="utf-8")),
+        "plain_table": plain_table,
+    }
+
+
+def plain_table(table: dict[str, Any]) -> str:
+    """A table that was stored as lists."""
+    return _markdown(Table(tuple(table["columns"]), tuple(map(tuple, table["rows"]))))
 
 
 def share(row: dict[str, Any], name: str) -> str:

@@ -62,9 +62,9 @@ def attention_on_aims(
     Examples:
         >>> from induction_lens.detectors.aimed import Aim
         >>> model = il.load("toy-2l-narrow")
-        >>> tokens = il.repeated_random_tokens(model, n_tokens=20, n_repeats=2, n_sequences=2)
+        >>> tokens = il.repeated_random_tokens(model, n_tokens=20, n_repeats=2, n_sequences=8)
         >>> sequences = il.models.Sequences.unpadded(tokens)
-        >>> aims = [[Aim(query, (query - 19,), (query - 18,)) for query in range(21, 40)]] * 2
+        >>> aims = [[Aim(query, (query - 19,), (query - 18,)) for query in range(21, 40)]] * 8
         >>> scores = il.detectors.attention_on_aims(model, sequences, aims, name="next")
         >>> [str(head) for head in scores.above(0.3)]
         ['1.1']

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from induction_lens import checks
@@ -133,7 +134,8 @@ def _verdict(one: KnockedOut, quantity: str, name: str, *, amount: str, share: s
     beside = ""
     if rank is not None:
         more = "more than without any of" if rank == 1 else f"rank {rank} among itself and"
-        beside = f", {more} {len(one.controls)} random sets of the same layers"
+        sets = "random set" if len(one.controls) == 1 else "random sets"
+        beside = f", {more} {len(one.controls)} {sets} of the same layers"
     return f"{name} loses {amount} {share}".rstrip() + f"{beside}."
 
 
@@ -159,9 +161,11 @@ def same_summary(same: SameHeads) -> str:
     for kind in kinds:
         n = sum(same.passes(kind, head) for head in same.strict)
         parts.append(f"{n} as {_title(kind).lower()}")
+    n_strict = len(same.strict)
+    passing = "1 head passes" if n_strict == 1 else f"{n_strict} heads pass"
     return (
-        f"{len(same.strict)} heads pass the strict definition. Of these exceed what chance "
-        f"explains: {', '.join(parts)}."
+        f"{passing} the strict definition. Of these exceed what chance explains: "
+        f"{', '.join(parts)}."
     )
 
 
@@ -240,14 +244,21 @@ def correlations_table(same: SameHeads) -> Table:
         (
             f"{one.first}, {one.second}",
             number(one.rho),
-            f"{one.p_value:.3f}",
+            _p_value(one.p_value),
             number(one.rho_null),
             number(one.rho_over_null),
+            _p_value(one.p_over_null),
         )
         for one in same.correlations
     ]
-    columns = ("scores", "rank correlation", "p, within layers", "of their nulls", "over nulls")
+    columns = ("scores", "rank correlation", "p", "of their nulls", "of scores minus nulls", "p")
     return Table(columns, tuple(rows))
+
+
+def _p_value(value: float) -> str:
+    if math.isnan(value):
+        return "–"
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _title(kind: str) -> str:

@@ -122,7 +122,7 @@ def dissociate(
         ...     extent=extent)
         >>> found.heads
         {'induction': (Head(layer=1, head=1),)}
-        >>> found.of("induction").lost.icl.excludes_zero()
+        >>> found.of("induction").lost.icl.value > 0
         True
     """
     checks.model(model)

@@ -152,6 +152,8 @@ def few_shot(
         (20, 0.5, True)
     """
     checks.model(model)
+    chosen, place = as_method(method, seed=checks.seed(seed)), _place(at)
+    without = None if heads is None else Without(parsed(model, heads), chosen, place)
     prompts = few_shot_prompts(model, task, shots=shots, n_items=n_items, seed=seed)
     asking = Asking(model, prompts)
     clean = asking.scores()
@@ -162,9 +164,8 @@ def few_shot(
         chance=prompts.chance,
         clean=clean,
     )
-    if heads is None:
+    if without is None:
         return result
-    without = Without(parsed(model, heads), as_method(method, seed=seed), _place(at))
     return ablated(result, without, asking.scores(without))
 
 
@@ -270,13 +271,13 @@ def dose_response(
         parsed(model, given)
         order = tuple(map(Head.parse, given))
     numbers = _doses(counts, min(len(order), total))
+    chosen, place = as_method(method, seed=checks.seed(seed)), _place(at)
     prompts = few_shot_prompts(model, task, shots=shots, seed=seed)
     asking = Asking(model, prompts)
     n_shots = len(prompts.examples[0])
     clean = FewShot(task.name, n_shots, task.scoring.name, prompts.chance, asking.scores())
-    chosen, place = as_method(method, seed=seed), _place(at)
     everything = [Head(n, h) for n in range(sizes.n_layers) for h in range(sizes.n_heads)]
-    generator = torch.Generator(device="cpu").manual_seed(checks.seed(seed))
+    generator = torch.Generator(device="cpu").manual_seed(seed)
 
     def without(heads: Iterable[Head]) -> FewShot:
         one = Without(tuple(sorted(heads)), chosen, place)

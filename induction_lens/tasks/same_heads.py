@@ -9,6 +9,7 @@ what heads share that merely look at words, lines and places.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -51,6 +52,8 @@ class RankCorrelation:
     """The same correlation of the two scores' nulls; NaN where one has none."""
     rho_over_null: float
     """And of the scores minus their nulls: what the content adds."""
+    p_over_null: float
+    """Its p-value, in the same way."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,32 +182,40 @@ def rank_correlation(
         >>> round(found.rho, 3), found.p_value < 0.01
         (1.0, True)
     """
-    import numpy as np
-    from scipy.stats import rankdata
-
     if first.values.shape != second.values.shape:
         remedy = "score the same model"
         raise checks.refuse("second", "scores of as many heads", second, remedy)
-    n_permutations = checks.resamples(n_permutations, name="n_permutations")
-    rho = _spearman(first.values, second.values)
-    generator = np.random.default_rng(checks.seed(seed))
-    n_layers, n_heads = first.values.shape
-    ranks = [rankdata(one.values.double().numpy()) for one in (first, second)]
-    centred = [(one - one.mean()).reshape(n_layers, n_heads) for one in ranks]
-    scale = float(np.sqrt((centred[0] ** 2).sum() * (centred[1] ** 2).sum()))
-    copies = np.broadcast_to(centred[1], (n_permutations, n_layers, n_heads))
-    drawn = generator.permuted(copies, axis=2)
-    by_chance = (drawn * centred[0]).sum((1, 2)) / scale if scale > 0 else np.zeros(n_permutations)
-    # two-sided about what depth alone gives
+    n = checks.resamples(n_permutations, name="n_permutations")
+    seed = checks.seed(seed)
+    rho, p_value = _correlated(first.values, second.values, n, seed)
+    rho_null = rho_over = p_over = float("nan")
+    if first.null is not None and second.null is not None:
+        rho_null = _spearman(first.null, second.null)
+        over = (first.values - first.null, second.values - second.null)
+        rho_over, p_over = _correlated(*over, n, seed)
+    names = (first.name, second.name)
+    return RankCorrelation(*names, rho, p_value, rho_null, rho_over, p_over)
+
+
+def _correlated(
+    a: Float[Tensor, "layer head"], b: Float[Tensor, "layer head"], n: int, seed: int
+) -> tuple[float, float]:
+    """Spearman's correlation, and how likely exchanging heads within layers gives one as far from
+    what depth alone gives; NaN where one of the two is the same for all heads."""
+    import numpy as np
+    from scipy.stats import rankdata
+
+    rho = _spearman(a, b)
+    if math.isnan(rho):
+        return rho, rho
+    ranks = [rankdata(one.double().numpy()) for one in (a, b)]
+    ours, theirs = ((one - one.mean()).reshape(a.shape) for one in ranks)
+    scale = float(np.sqrt((ours**2).sum() * (theirs**2).sum()))
+    drawn = np.random.default_rng(seed).permuted(np.broadcast_to(theirs, (n, *a.shape)), axis=2)
+    by_chance = (drawn * ours).sum((1, 2)) / scale
     middle = by_chance.mean()
     as_far = np.abs(by_chance - middle) >= abs(rho - middle) - 1e-12
-    p_value = (1 + int(as_far.sum())) / (1 + n_permutations)
-    nulls = (first.null, second.null)
-    rho_null = rho_over = float("nan")
-    if nulls[0] is not None and nulls[1] is not None:
-        rho_null = _spearman(nulls[0], nulls[1])
-        rho_over = _spearman(first.values - nulls[0], second.values - nulls[1])
-    return RankCorrelation(first.name, second.name, rho, p_value, rho_null, rho_over)
+    return rho, (1 + int(as_far.sum())) / (1 + n)
 
 
 def _spearman(a: Float[Tensor, "layer head"], b: Float[Tensor, "layer head"]) -> float:
