@@ -1,8 +1,8 @@
 """Does this transformer have induction heads, and does its in-context learning depend on them?
 
 The main road is here; the rest is one level down: `il.detectors`, `il.ablation`, `il.circuits`,
-`il.toys`, `il.languages`, `il.training`, `il.tracking`, `il.suites`, `il.dynamics`, `il.reports`,
-`il.plots`, `il.inputs`, `il.models`.
+`il.tasks`, `il.toys`, `il.languages`, `il.training`, `il.tracking`, `il.suites`, `il.dynamics`,
+`il.reports`, `il.plots`, `il.inputs`, `il.models`.
 """
 
 from induction_lens import (
@@ -16,6 +16,7 @@ from induction_lens import (
     plots,
     reports,
     suites,
+    tasks,
     toys,
     tracking,
     training,
@@ -65,6 +66,7 @@ __all__ = [
     "score_heads",
     "show_progress",
     "suites",
+    "tasks",
     "text_tokens",
     "toys",
     "track",

@@ -15,6 +15,7 @@ bootstrap, which was used before, covers 83% where these cover 91% (16 log-norma
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from functools import lru_cache
@@ -130,6 +131,65 @@ def bootstrap_mean(
     return Estimate(
         mean, mean - below, mean + above, len(values), confidence, n_documents=n_documents
     )
+
+
+def bounded_mean(
+    values: Float[Tensor, " batch"],
+    *,
+    least: float = 0.0,
+    most: float = 1.0,
+    documents: Shaped[Tensor, " batch"] | None = None,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
+    """The mean of values that have bounds, such as right answers (0 or 1) or their differences.
+
+    As `bootstrap_mean`, with an interval within the bounds. Of zeros and ones, each a unit of its
+    own, it is the exact binomial one (Clopper and Pearson 1934). Where all values are equal, there
+    may still be others: as many of them as the binomial allows, at the bounds.
+
+    Args:
+        values: One number a sequence, or an item.
+        least: Lower bound.
+        most: Upper bound.
+        documents: As in `bootstrap_mean`.
+        confidence: Level of the interval.
+        seed: Seed of the bootstrap.
+
+    Raises:
+        ValueError: As `bootstrap_mean`, or if a value is out of bounds.
+    """
+    found = bootstrap_mean(values, documents=documents, confidence=confidence, seed=seed)
+    if bool((values < least).any()) or bool((values > most).any()):
+        raise ValueError(
+            f"expected values from {least:g} to {most:g}, got others; change the bounds"
+        )
+    low, high = found.low, found.high
+    first = float(values[0])
+    if (
+        documents is None
+        and least == 0
+        and most == 1
+        and bool(((values == 0) | (values == 1)).all())
+    ):
+        low, high = _binomial(int(values.sum()), len(values), confidence)
+    elif bool((values == first).all()):
+        n_units = len(values) if documents is None else len(documents.unique())
+        others = _binomial(0, n_units, confidence)[1]
+        low = first - others * (first - least)
+        high = first + others * (most - first)
+    within = {"low": max(low, least), "high": min(high, most)}
+    return dataclasses.replace(found, **within, unit="ratio")
+
+
+def _binomial(n_right: int, n: int, confidence: float) -> tuple[float, float]:
+    """The exact interval of a share."""
+    from scipy.special import betaincinv
+
+    tail = (1 - confidence) / 2
+    low = 0.0 if n_right == 0 else float(betaincinv(n_right, n - n_right + 1, tail))
+    high = 1.0 if n_right == n else float(betaincinv(n_right + 1, n - n_right, 1 - tail))
+    return low, high
 
 
 def standard_error(
@@ -294,10 +354,14 @@ def _margins(
     change = moved / drawn
     squared = squares - 2 * change * mixed + change**2 * sizes_squared
     errors = np.sqrt(np.maximum(squared, 0) * n_units / (n_units - 1)) / drawn
-    known = errors > 1e-9 * spread
+    known = errors > _ROUNDING * spread
     tail = (1 - confidence) / 2
     low, high = np.quantile(change[known] / errors[known], [tail, 1 - tail]) * spread
     return max(by_t, float(high)), max(by_t, float(-low))
+
+
+_ROUNDING = 1e-6
+"""Errors of resamples of equal values come out as this share of the spread at most, not as 0."""
 
 
 @lru_cache(maxsize=2)

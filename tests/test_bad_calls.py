@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -27,6 +28,7 @@ from induction_lens.toys.snapshots import write_snapshot
 from tests.hf_folders import write_folder
 from tests.reports.test_training_report import MIDDLE
 from tests.reports.test_training_report import _run as synthetic_run
+from tests.tasks.material import key_task, speaking_circuit
 
 NAN = math.nan
 FROM_1 = (0, -1, 2.5, "4", True, NAN, None, [3], 10**30)
@@ -49,6 +51,7 @@ TOKENS = (
     ),
     torch.full((1, 3), -1),
 )
+TASKS = (None, 3, [("a", "b")], il.tasks.Task)
 TABLES_OF_IDS = TOKENS[:7]  # what is wrong without a model that says what it can read
 HEADS = (None, [], "1", "1.9", ["0.0", "0.0"], (0, -1), 1.1, {"0.0": 1}, [None], "9" * 99 + ".1")
 BAD_DETECTORS = tuple(
@@ -472,6 +475,111 @@ def _cases_of_tokens(given: SimpleNamespace) -> Iterator[Case]:
     )
 
 
+def _cases_of_tasks(given: SimpleNamespace) -> Iterator[Case]:
+    """Tasks, few-shot accuracy, and kinds of heads."""
+    model, task, tasks = speaking_circuit(), key_task(), il.tasks
+    scores = il.score_heads(model, detectors="induction")["induction"]
+    pairs = (None, 3, "ab", [], ["ab"], [("a",)], [("a", 1)], [("a", "")], [(" ", "b")])
+    counts = (*FROM_1[:7], NAN, [3])
+    asked = {"task": (*TASKS, "keys"), "model": MODELS, "seed": SEEDS}
+    yield from _cases(
+        tasks.Task.from_pairs,
+        {"name": "mine", "pairs": {"a": "b"}},
+        name=(None, 3),
+        pairs=pairs,
+        template=("x", "{prompt}{answer} ", "{prompt} {answer}", None, "{answer} {prompt} "),
+        instruction=(None, 3),
+        scoring=("choice", None, 3),
+    )
+    yield from _cases(
+        tasks.Task.from_frame,
+        {"name": "mine", "frame": pd.DataFrame({"a": ["x"], "b": ["y"]})},
+        frame=(None, 3, [("a", "b")], pd.DataFrame({"a": ["x"]}), pd.DataFrame({"a": [], "b": []})),
+        prompt=("c", 3),
+        answer=("c", 3),
+    )
+    yield from _cases(task.scored, {"scoring": "f1"}, scoring=("f2", None, 3))
+    yield from _cases(tasks.F1, {}, n_new=(0, -1, 2.5, "4", True, NAN, None, 1000))
+    yield from _cases(
+        tasks.few_shot,
+        {"model": model, "task": task, "shots": 2, "n_items": 4},
+        shots=(-1, 2.5, "4", True, NAN, None, 30),
+        heads=HEADS[1:],
+        method=METHODS,
+        at=("first", None, 3),
+        n_items=counts,
+        **asked,
+    )
+    yield from _cases(
+        tasks.dose_response,
+        {"model": model, "task": task, "ranking": scores, "counts": [1], "shots": 2},
+        ranking=(None, 3, "1.0", [], ["9.9"], ["1.0", "1.0"]),
+        counts=([], [0], [7], 3, "1", [1.5]),
+        method=METHODS,
+        at=("first", None, 3),
+        **asked,
+    )
+    yield from _cases(
+        tasks.top_heads,
+        {"scores": scores, "n": 1},
+        scores=(None, 3, scores.values),
+        n=FROM_1[:8],
+        without=(3, il.HeadScores("other", torch.zeros(3, 3))),
+        excluded=(-0.1, 1, NAN, "0.1", None),
+    )
+    yield from _cases(tasks.pattern, {}, n_items=counts, seed=SEEDS)
+    yield from _cases(tasks.letter_pattern, {}, form=("ABCD", "", None, 3), n_items=counts)
+    yield from _cases(tasks.word_classes, {}, ways=(1, 3, 5, "2", None), n_items=counts)
+    yield from _cases(tasks.word_pairs, {"kind": "plurals"}, kind=("plural", None, 3))
+    yield from _cases(
+        tasks.translated_words,
+        {"language": "German"},
+        language=("Klingon", None, 3),
+        of=("german", None),
+        lists=([], ["colours"], 3),
+    )
+    yield from _cases(tasks.translated_sentences, {}, languages=(["English"], [], ["x", "y"], 3))
+    yield from _cases(
+        tasks.literal_copying, {}, passages=([], ["short"], 3, "text", [None]), different=FLAGS
+    )
+    yield from _cases(tasks.chosen_kinds, {"kinds": "ngram"}, kinds=([], "ngrams", None, 3, [3]))
+    yield from _cases(tasks.PatternHeads().score, {"model": model}, model=MODELS)
+    for kind in (tasks.PatternHeads, tasks.LiteralHeads, tasks.TranslationHeads):
+        for bad in (*TASKS[1:], tasks.word_pairs("plurals")):
+            name = f"{kind.__name__}({_short(bad)}).score"
+            yield Case(name, lambda kind=kind, bad=bad: kind(bad).score(model))
+    yield from _cases(
+        tasks.dissociate,
+        {"model": model, "tasks": task, "text": il.repeated_random_tokens(model, n_tokens=10)},
+        model=MODELS,
+        tasks=([], [3], [task, task], "keys", 3),
+        text=TOKENS[1:],
+        kinds=([], "inducton", None, 3),
+        methods=LISTS_OF_METHODS,
+        extent=(3, "large"),
+        seed=SEEDS,
+    )
+    yield from _cases(
+        tasks.Extent,
+        {},
+        n_heads=(*NUMBERS_FROM_0, 0),
+        shots=(-1, 2.5, None),
+        n_items=(1, 2.5, None),
+        n_controls=NUMBERS_FROM_0,
+        n_texts=(1, None),
+    )
+    yield from _cases(
+        tasks.same_heads,
+        {"model": model, "kinds": ["ngram"]},
+        model=MODELS,
+        kinds=([], ["induction"], "x", 3),
+        threshold=THRESHOLDS,
+        n_permutations=FROM_1[:6],
+        seed=SEEDS,
+    )
+    yield from _cases(il.reports.save_dissociation, {"folder": "x"}, found=(None, 3, scores))
+
+
 def _cases_of_mechanism(given: SimpleNamespace) -> Iterator[Case]:
     """What patches, cuts and replaces the edges of circuits."""
     model = given.model
@@ -726,6 +834,7 @@ GROUPS = [
     _cases_of_tokens,
     _cases_of_knock_outs,
     _cases_of_mechanism,
+    _cases_of_tasks,
     _cases_of_training,
 ]
 

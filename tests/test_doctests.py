@@ -18,13 +18,13 @@ PACKAGES = [
         f"induction_lens.{name}"
         for name in (
             *("ablation", "circuits", "detectors", "detectors.published", "dynamics", "inputs"),
-            *("languages", "plots", "reports", "suites", "toys", "tracking", "training"),
+            *("languages", "plots", "reports", "suites", "tasks", "toys", "tracking", "training"),
         )
     ),
 ]
 CLASSES = {
     *("AblationMethod", "AttentionDetector", "Clamp", "Estimate", "Head", "HeadScores"),
-    *("TextSource", "ToyConfig", "Trajectory"),
+    *("Task", "TextSource", "ToyConfig", "Trajectory"),
 }
 TAKES_LONG = {"make_runs", "measured_run", "reproduce", "train_preset"}
 """Functions that train or track; their examples are shown and not run."""

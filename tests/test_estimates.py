@@ -12,6 +12,7 @@ import torch
 from induction_lens.estimates import (
     Estimate,
     bootstrap_mean,
+    bounded_mean,
     columns,
     ratio_of_means,
     standard_error,
@@ -143,3 +144,37 @@ def test_resampled_numbers_that_are_missing_are_left_out():
     nowhere = Estimate.of(2.5, resampled[:1])
     assert math.isnan(nowhere.low)
     assert math.isnan(nowhere.high)
+
+
+def test_right_answers_have_the_exact_binomial_interval():
+    """Against scipy's own, and at the ends by hand."""
+    from scipy.stats import binomtest
+
+    for n_right in (0, 1, 7, 23):
+        values = (torch.arange(23) < n_right).float()
+        found = bounded_mean(values)
+        exact = binomtest(n_right, 23).proportion_ci(0.95, "exact")
+        assert (found.low, found.high) == pytest.approx((exact.low, exact.high), abs=1e-9)
+        assert found.value == pytest.approx(n_right / 23)
+    assert bounded_mean(torch.zeros(10)).high == pytest.approx(1 - 0.025**0.1)
+
+
+def test_differences_that_are_all_equal_may_still_have_others():
+    found = bounded_mean(torch.zeros(10), least=-1.0)
+    bound = 1 - 0.025**0.1
+    assert (found.low, found.high) == pytest.approx((-bound, bound))
+    all_lost = bounded_mean(torch.full((10,), -1.0), least=-1.0)
+    assert (all_lost.low, all_lost.high) == pytest.approx((-1, -1 + 2 * bound))
+    some = torch.tensor([-1.0, 0.0, 0.0, 1.0] * 8)
+    plain = bootstrap_mean(some)
+    assert (bounded_mean(some, least=-1.0).low, plain.low) == (plain.low, plain.low)
+    with pytest.raises(ValueError, match="expected values from 0 to 1"):
+        bounded_mean(some)
+
+
+def test_rounding_in_resamples_of_equal_values_is_no_error():
+    """Two values of 23 differ: resamples without them have an error of zero, up to rounding."""
+    values = torch.zeros(23)
+    values[:2] = 1.0
+    found = bootstrap_mean(values)
+    assert -1 < found.low < found.value < found.high < 1

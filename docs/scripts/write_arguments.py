@@ -26,7 +26,7 @@ BEGIN, END = "<!-- runs: docs/scripts/write_arguments.py writes this -->", "<!--
 
 
 def plain_environment() -> jinja2.Environment:
-    """Where the texts are filled in, with what needs no report: the circuits that were measured."""
+    """Where the texts are filled in, with what needs no report: circuits, and kinds of heads."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEXTS),
         autoescape=False,  # noqa: S701 - Markdown of our own, from our own numbers
@@ -35,7 +35,7 @@ def plain_environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.globals |= mechanism() | continuity()
+    environment.globals |= mechanism() | generality() | continuity()
     return environment
 
 
@@ -182,6 +182,23 @@ def midpoint(size: dict[str, Any]) -> str:
 
 def _plain(value: float | None, digits: int) -> str:
     return "–" if value is None else number(value, signed=False, digits=digits)
+
+
+GENERALITY = TEXTS / "generality.json"
+"""What docs/scripts/measure_generality.py wrote."""
+
+
+def generality() -> dict[str, Any]:
+    """What heads are good for, by model, and how its tables are written."""
+    return {
+        "generality": json.loads(GENERALITY.read_text(encoding="utf-8")),
+        "plain_table": plain_table,
+    }
+
+
+def plain_table(table: dict[str, Any]) -> str:
+    """A table that was stored as lists."""
+    return _markdown(Table(tuple(table["columns"]), tuple(map(tuple, table["rows"]))))
 
 
 def share(row: dict[str, Any], name: str) -> str:

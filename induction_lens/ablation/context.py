@@ -78,7 +78,7 @@ def knocked_out(
     sizes = shape(model)
     parsed = parse_heads(heads, n_layers=sizes.n_layers, n_heads=sizes.n_heads)
     grouped = by_layer(parsed)
-    _check_nesting(model, method)
+    check_nesting(model, method)
     taken_from = reference if method.reference is None else method.reference
     if method.needs != "nothing" and taken_from is None:
         raise ValueError(
@@ -119,7 +119,7 @@ def _listed(model: Model, method: AblationMethod) -> Iterator[None]:
         yield
 
 
-def _check_nesting(model: Model, method: AblationMethod) -> None:
+def check_nesting(model: Model, method: AblationMethod) -> None:
     """Check that an ablation inside others does what one of all their heads would do.
 
     Raises:

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from induction_lens.ablation.methods import AblationMethod, Place
@@ -42,14 +42,25 @@ class Ablation:
         method: AblationMethod,
         *,
         outputs: Outputs = NO_OUTPUTS,
+        only_at: Int[Tensor, " row"] | None = None,
     ) -> None:
-        """Prepare; `outputs`: of these heads, from `keep_outputs`, where the method needs them."""
+        """Prepare.
+
+        Args:
+            model: A hooked model.
+            heads: The heads.
+            method: What is written in their place.
+            outputs: Those of these heads, from `keep_outputs`, where the method needs them.
+            only_at: The one position of each row of the whole set that is written to, which the
+                method then takes for position 0; None: every position.
+        """
         self.model = model
         self.method = method
         self.heads = by_layer(heads)
         self.n_before = 0
         """Positions of the current sequences that came before those of the forward pass."""
         self._outputs = outputs
+        self._only_at = only_at
         self._patterns: Mapping[int, Tensor] = {}
         self._values: dict[int, Tensor] = {}
         self._seen: Seen | None = None
@@ -105,6 +116,32 @@ class Ablation:
         attention: HeadAttention | None = None,
     ) -> Float[Tensor, "batch read_pos chosen d_head"]:
         """What is written for the chosen heads of a layer, at these rows and positions."""
+        if self._only_at is not None:
+            return self._replaced_at_one(layer, z, rows, positions, self._only_at)
+        return self._written(layer, z, rows, positions, attention)
+
+    def _replaced_at_one(
+        self, layer: int, z: Z, rows: Rows, positions: Sequence[int], only_at: Tensor
+    ) -> Z:
+        """The same, where each row is written to at one position alone."""
+        places = torch.tensor(list(positions), device="cpu")
+        row, column = (only_at[rows][:, None] == places).nonzero(as_tuple=True)
+        z = z.clone()
+        if len(row):
+            of_set = torch.arange(len(only_at), device="cpu")[rows][row]
+            at = (row.to(z.device), column.to(z.device))
+            z[at] = self._written(layer, z[at][:, None], of_set, [0], None)[:, 0]
+        return z
+
+    def _written(
+        self,
+        layer: int,
+        z: Z,
+        rows: Rows,
+        positions: Sequence[int],
+        attention: HeadAttention | None,
+    ) -> Z:
+        """What the method writes."""
         place = Place(layer, self.heads[layer], rows, positions, self._outputs, attention)
         written = self.method.replacement(z, place)
         if written.shape != z.shape:

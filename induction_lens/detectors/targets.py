@@ -38,6 +38,19 @@ def duplicate_token(tokens: Int[Tensor, "batch pos"]) -> Targets:
     return row, query, earlier
 
 
+def two_token_match(tokens: Int[Tensor, "batch pos"]) -> Targets:
+    """Every key `k <= q` after an earlier copy of the last two tokens: `x[k - 1] == x[q]` and
+    `x[k - 2] == x[q - 1]`, `k >= 3`.
+
+    Source: the n-gram heads of Akyürek et al. 2024 ("In-Context Language Learning"), for `n = 3`.
+    """
+    row, query, key = induction(tokens)
+    far = key >= 3
+    row, query, key = row[far], query[far], key[far]
+    same = tokens[row, query - 1] == tokens[row, key - 2]
+    return row[same], query[same], key[same]
+
+
 def _equal_pairs(tokens: Tensor) -> Targets:
     """Every pair of positions 1 <= i < q of a row with equal tokens: rows, `i` and `q`.
 

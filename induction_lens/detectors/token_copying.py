@@ -56,11 +56,19 @@ class CopyingPrompts:
     """With the entity in their first part."""
     corrupted: Int[Tensor, "batch pos"]
     """The same, with other random tokens in their first part."""
+    second: Int[Tensor, " batch"] | None = None
+    """The entity's second token, where that is what may be copied."""
 
     @property
     def copied(self) -> Int[Tensor, " batch"]:
-        """The entity's first token, the last of each sequence."""
-        return self.clean[:, -1]
+        """What may be copied: the entity's first token, the last of each sequence; or the second,
+        which follows it."""
+        return self.clean[:, -1] if self.second is None else self.second
+
+    @property
+    def read(self) -> int:
+        """The position, from the end, after which that is due: the last but one, or the last."""
+        return -2 if self.second is None else -1
 
 
 @dataclass(frozen=True)
@@ -85,18 +93,12 @@ class TokenCopying:
         Raises:
             ValueError: If the context, or the vocabulary, is too small.
         """
-        ids = ordinary_ids(model)
-        span = min(SPAN, (shape(model).n_ctx - 1) // 2, (len(ids) - 1) // 2)
-        if span < ENTITIES[-1] + 2:
-            raise ValueError(
-                f"expected a context and ordinary ids of at least {2 * ENTITIES[-1] + 5} for token "
-                f"copying, got {min(shape(model).n_ctx, len(ids))}; leave {self.name} out"
-            )
+        span = span_for(model)
         generator = torch.Generator().manual_seed(seed)
         for index, n_entity in enumerate(ENTITIES):
             n_rows = n_sequences // len(ENTITIES) + (index < n_sequences % len(ENTITIES))
             if n_rows > 0:
-                yield _group(
+                yield copying_prompts(
                     model, span=span, n_entity=n_entity, n_rows=n_rows, generator=generator
                 )
 
@@ -121,7 +123,7 @@ class TokenCopying:
         groups = self.prompts(model, n_sequences=n_sequences, seed=seed)
         title = self.name if progress else None
         with running(model):
-            parts = [_changes(model, group, batch_size=batch_size, title=title) for group in groups]
+            parts = [changes(model, group, batch_size=batch_size, title=title) for group in groups]
         values = torch.cat(parts, dim=-1)
         return mean_scores(self.name, values, unit="copying", ceiling=1.0, uniform=0.0)
 
@@ -144,13 +146,41 @@ def mean_scores(name: str, values: Float[Tensor, "layer head batch"], **options:
     return HeadScores(name, values.mean(-1), sem=sem, n_sequences=n, **options)
 
 
-def _group(
-    model: Model, *, span: int, n_entity: int, n_rows: int, generator: torch.Generator
+def span_for(model: Model) -> int:
+    """How many tokens hold what is copied.
+
+    Raises:
+        ValueError: If the model's context, or its vocabulary, is too small.
+    """
+    n_ids = len(ordinary_ids(model))
+    span = min(SPAN, (shape(model).n_ctx - 1) // 2, (n_ids - 1) // 2)
+    if span < ENTITIES[-1] + 2:
+        raise ValueError(
+            f"expected a context and ordinary ids of at least {2 * ENTITIES[-1] + 5} for copying "
+            f"of entities, got {min(shape(model).n_ctx, n_ids)}; leave its score out"
+        )
+    return span
+
+
+def copying_prompts(
+    model: Model,
+    *,
+    span: int,
+    n_entity: int,
+    n_rows: int,
+    generator: torch.Generator,
+    entities: Int[Tensor, "batch entity_pos"] | None = None,
 ) -> CopyingPrompts:
+    """Sequences for entities of one length: random tokens, or those given, one for each row.
+
+    Of random ones the first token may be copied, of given ones the second.
+    """
     ids = ordinary_ids(model)
     orders = [torch.randperm(len(ids), generator=generator) for _ in range(n_rows)]
     drawn = ids[torch.stack(orders)]
     first, other, spare = drawn[:, :span], drawn[:, span : 2 * span], drawn[:, 2 * span, None]
+    if entities is not None:
+        first = torch.cat([first[:, :-n_entity], entities], dim=1)
     bos = torch.full((n_rows, 1), bos_id(model), device="cpu")
     newline = _newline(model)
     between = spare if newline is None else torch.full_like(bos, newline)
@@ -159,7 +189,8 @@ def _group(
         torch.cat([bos, begin, between, again], dim=1).to(device_of(model))
         for begin in (first, other)
     )
-    return CopyingPrompts(clean, corrupted)
+    second = None if entities is None else first[:, 1 - n_entity].to(device_of(model))
+    return CopyingPrompts(clean, corrupted, second)
 
 
 def _newline(model: Model) -> int | None:
@@ -171,16 +202,17 @@ def _newline(model: Model) -> int | None:
     return ids[0] if len(ids) == 1 and ids[0] < shape(model).d_vocab else None
 
 
-def _changes(
+def changes(
     model: Model, prompts: CopyingPrompts, *, batch_size: int | None, title: str | None
 ) -> Float[Tensor, "layer head batch"]:
-    """The change of probability where one head's output comes from the clean run."""
+    """The change of probability of what may be copied, where one head's output at the last token
+    but one comes from the clean run."""
     sizes = shape(model)
     n_rows, n_pos = prompts.clean.shape
     outputs: dict[int, Tensor] = {}
     with installed(model, keep("z", range(sizes.n_layers), into=outputs)):
         run_until(model, prompts.clean, hook_name("z", sizes.n_layers - 1))
-    base = _probability(model, prompts.corrupted, prompts.copied)
+    base = _probability(model, prompts.corrupted, prompts.copied, prompts.read)
     changes = torch.zeros(sizes.n_layers, sizes.n_heads * n_rows, dtype=torch.float32, device="cpu")
     # the heads of a layer as rows of one batch
     row = torch.arange(n_rows, device=prompts.clean.device).repeat(sizes.n_heads)
@@ -191,9 +223,8 @@ def _changes(
         for some in batches(len(row), size, progress=shown):
             patch = _patch(outputs[layer], row[some], head[some])
             with installed(model, [(hook_name("z", layer), patch)]):
-                patched = _probability(
-                    model, prompts.corrupted[row[some]], prompts.copied[row[some]]
-                )
+                tokens, copied = prompts.corrupted[row[some]], prompts.copied[row[some]]
+                patched = _probability(model, tokens, copied, prompts.read)
             changes[layer, some] = (patched - base[row[some]]).cpu()
     return changes.view(sizes.n_layers, sizes.n_heads, n_rows)
 
@@ -210,8 +241,8 @@ def _patch(clean: Float[Tensor, "clean_batch pos head d_head"], row: Tensor, hea
 
 
 def _probability(
-    model: Model, tokens: Int[Tensor, "batch pos"], following: Int[Tensor, " batch"]
+    model: Model, tokens: Int[Tensor, "batch pos"], following: Int[Tensor, " batch"], read: int
 ) -> Float[Tensor, " batch"]:
-    """How likely the model finds a token after the last but one."""
-    logits = logits_at(model, tokens, [tokens.shape[1] - 2])[:, 0].float()
+    """How likely the model finds a token after a position, counted from the end."""
+    logits = logits_at(model, tokens, [tokens.shape[1] + read])[:, 0].float()
     return logits.softmax(-1).gather(1, following[:, None])[:, 0]

@@ -41,6 +41,7 @@ from induction_lens.models.own_format import checkpoint_files, is_own_format, lo
 from induction_lens.models.passes import (
     UNEMBED,
     Unembedder,
+    logits_after,
     logits_at,
     losses_at,
     run_until,
@@ -148,6 +149,7 @@ __all__ = [
     "load_downloaded",
     "load_own_format",
     "load_pretrained",
+    "logits_after",
     "logits_at",
     "losses_at",
     "model_name",

@@ -76,6 +76,15 @@ def logits_at(
     return logits
 
 
+def logits_after(model: Model, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch d_vocab"]:
+    """Logits of what comes after the last token.
+
+    Raises:
+        InterventionError: As `logits_at`.
+    """
+    return logits_at(model, tokens, [tokens.shape[1] - 1])[:, 0]
+
+
 def losses_at(
     model: Model, tokens: Int[Tensor, "batch pos"], positions: Sequence[int]
 ) -> Float[Tensor, "batch read_pos"]:

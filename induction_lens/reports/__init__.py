@@ -1,6 +1,7 @@
 """Results as pages, words and files: of one model, of training runs, and of families."""
 
 from induction_lens.reports.circuit import save_circuit
+from induction_lens.reports.dissociation import save_dissociation
 from induction_lens.reports.family import save_family
 from induction_lens.reports.model import Report, report
 from induction_lens.reports.reproduce import reproduce
@@ -14,6 +15,7 @@ __all__ = [
     "report",
     "reproduce",
     "save_circuit",
+    "save_dissociation",
     "save_family",
     "training_report",
 ]
