@@ -26,6 +26,7 @@ from induction_lens.estimates import Estimate
 from induction_lens.heads import Head, HeadScores, ScoreTable
 from induction_lens.loading import zoo, zoo_names
 from induction_lens.metrics import Positions, per_token_loss
+from induction_lens.models import properties
 from induction_lens.reports.model import Example, card, evaluation, page, plan, report, sentences
 from induction_lens.reports.model.evaluation import (
     Data,
@@ -466,7 +467,7 @@ def test_a_report_within_a_budget_says_what_it_measured(toy, capsys):
 
 def test_large_models_are_measured_on_fewer_sequences(toy, monkeypatch):
     assert evaluation.default_n_sequences(toy) == 256
-    monkeypatch.setattr(evaluation, "_LARGE", 10_000)  # the toy has 12 * 2 * 24**2 = 13,824
+    monkeypatch.setattr(properties, "_LARGE", 10_000)  # the toy has 12 * 2 * 24**2 = 13,824
     assert evaluation.default_n_sequences(toy) == 64
 
 
