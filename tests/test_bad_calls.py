@@ -585,7 +585,11 @@ def _cases_of_mechanism(given: SimpleNamespace) -> Iterator[Case]:
     model = given.model
     copies = il.repeated_random_tokens(model, n_tokens=4, n_repeats=3, n_sequences=3)
     material = il.circuits.Material.of(model, tokens=copies, n_texts=0)
-    changed = {"model": MODELS, "material": (3, "text", copies), "n_controls": NUMBERS_FROM_0}
+    changed = {
+        "model": MODELS,
+        "material": (3, "text", copies),
+        "n_controls": (*NUMBERS_FROM_0, 10**30),
+    }
     changed["receivers"] = HEADS
     edge = {"model": model, "receivers": "1.0", "material": material, "n_controls": 0}
     yield from _cases(
@@ -621,7 +625,7 @@ def _cases_of_mechanism(given: SimpleNamespace) -> Iterator[Case]:
         previous=(*HEADS[1:], "1.1"),
         induction=(*HEADS[1:], "0.1"),
         threshold=THRESHOLDS,
-        n_random=NUMBERS_FROM_0,
+        n_random=(*NUMBERS_FROM_0, 10**30),
         material=changed["material"],
         seed=SEEDS,
     )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from induction_lens import checks
 from induction_lens.ablation import control_sets
+from induction_lens.ablation.controls import MAX_CONTROLS
 from induction_lens.ablation.methods import MAIN_METHOD, as_method
 from induction_lens.circuits.composition import KINDS, Composition, composition
 from induction_lens.circuits.cuts import (
@@ -184,7 +185,9 @@ def circuit(
     """
     checks.model(model)
     threshold = checks.real_number("threshold", threshold)
-    n_random = checks.whole_number("n_random", n_random, least=0, remedy="0 for none")
+    n_random = checks.whole_number(
+        "n_random", n_random, least=0, most=MAX_CONTROLS, remedy="0 for none"
+    )
     seed = checks.seed(seed)
     material = Material.of(model, seed=seed) if material is None else material
     checks.instance("material", material, Material, "make one with Material.of(model)")

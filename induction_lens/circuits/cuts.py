@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from induction_lens import checks
 from induction_lens.ablation import AblationMethod
+from induction_lens.ablation.controls import MAX_CONTROLS
 from induction_lens.ablation.sweep import Job, ablation_losses
 from induction_lens.circuits.drawing import share_bars
 from induction_lens.circuits.edges import CompositionCut, Masked, RandomKeys, TargetKeys, Zeroed
@@ -140,7 +141,9 @@ def cut_edge(
         ['masked (induction): 1.0', 'zeroed (induction): 0.9', 'composition cut (K from 0.1): 1.0']
     """
     checks.model(model)
-    n_controls = checks.whole_number("n_controls", n_controls, least=0, remedy="0 for none")
+    n_controls = checks.whole_number(
+        "n_controls", n_controls, least=0, most=MAX_CONTROLS, remedy="0 for none"
+    )
     sizes = shape(model)
     bounds = {"n_layers": sizes.n_layers, "n_heads": sizes.n_heads}
     heads = tuple(parse_heads(receivers, **bounds))

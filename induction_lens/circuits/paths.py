@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from induction_lens import checks
+from induction_lens.ablation.controls import MAX_CONTROLS
 from induction_lens.circuits.drawing import edge_bars
 from induction_lens.circuits.material import Material
 from induction_lens.circuits.measured import shares
@@ -163,7 +164,9 @@ def path_patch(
         True
     """
     checks.model(model)
-    n_controls = checks.whole_number("n_controls", n_controls, least=0, remedy="0 for none")
+    n_controls = checks.whole_number(
+        "n_controls", n_controls, least=0, most=MAX_CONTROLS, remedy="0 for none"
+    )
     through_mlps = checks.flag("through_mlps", through_mlps)
     letters = list(inputs) if isinstance(inputs, str) else inputs  # "kq" is short for both
     chosen = checks.some_of("inputs", letters, INPUTS)
