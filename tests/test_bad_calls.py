@@ -797,6 +797,9 @@ def _cases_of_suites(given: SimpleNamespace) -> Iterator[Case]:
         method=("meen", 3),
         threshold=("high", None, math.nan),
         trajectories=({"toy-2l": given.run}, 3),
+        out=(3, ""),
+        engine=("spark", 3, None),
+        resume=FLAGS,
         seed=SEEDS,
         progress=FLAGS,
     )

@@ -76,7 +76,8 @@ def summary(family: Family) -> list[str]:
     """What changes with size, as far as the intervals allow."""
     if len(family.members) < FEWEST:
         return ["With fewer than three models nothing can be said about size."]
-    told = {QUANTITIES[one.quantity][0]: one for one in family.trends()}
+    known = [one for one in family.trends() if (one.slope.n or 0) >= FEWEST]
+    told = {QUANTITIES[one.quantity][0]: one for one in known}
     changing = [f"{name} ({one.slope})" for name, one in told.items() if not one.constant]
     constant = [f"{name} ({one.slope})" for name, one in told.items() if one.constant]
     lines = []
