@@ -9,10 +9,10 @@ from induction_lens import checks
 from induction_lens.estimates import Estimate
 from induction_lens.files import output_folder, write_text
 from induction_lens.heads import names_of
-from induction_lens.style import template
 from induction_lens.reports import pages
 from induction_lens.reports.numbers import nats, number, percent
 from induction_lens.reports.pages import Figure, Table
+from induction_lens.style import template
 from induction_lens.tasks import KINDS, Contrast, Dissociation, KnockedOut, SameHeads
 
 TITLES = {kind.name: kind.title for kind in KINDS}
