@@ -28,6 +28,9 @@ CLASSES = {
 }
 TAKES_LONG = {"make_runs", "measured_run", "reproduce", "train_preset"}
 """Functions that train or track; their examples are shown and not run."""
+SLOW = {"against_size", "before_and_after", "dissociate", "family", "save_dissociation"}
+SLOW |= {"same_heads", "save_family", "term_importance"}
+"""Functions whose examples take seconds each."""
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -83,7 +86,13 @@ def test_the_docstring_has_an_example(name):
 
 
 @pytest.mark.usefixtures("_in_a_folder_with_runs", "_as_users_call")
-@pytest.mark.parametrize("name", sorted(set(DOCUMENTED) - TAKES_LONG))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for name in sorted(set(DOCUMENTED) - TAKES_LONG)
+    ],
+)
 def test_the_example_says_what_comes_out(name):
     """Each begins with `il` alone, so that a reader can paste it."""
     module = DOCUMENTED[name].__module__

@@ -746,7 +746,9 @@ def test_a_notebook_shows_the_page_in_a_frame(found):
 
 
 def test_the_card_names_model_data_seeds_and_versions(found):
-    assert found.card["Losses on"] == "9 sequences of 67 tokens: text passed by the caller"
+    assert found.card["Losses on"] == (
+        "9 sequences of 67 tokens: text passed by the caller, of which 8,068 tokens were read"
+    )
     assert found.card["ICL score"] == "positions 7 and 60; windowed: ±6"
     assert "d_model 24" in found.card["Shape"]
     assert f"torch {torch.__version__}" in found.card["Versions"]
