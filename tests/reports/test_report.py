@@ -385,7 +385,7 @@ def test_a_large_model_runs_what_is_compared_in_bfloat16(toy, found, monkeypatch
     """Scores and the tested heads' effects do not change, and the page says what does."""
     quick = dict(text=TEXT, methods=["mean"], **QUICK)
     exact = report(toy, **quick)
-    module = importlib.import_module("induction_lens.reports.model.report")  # also a function
+    module = importlib.import_module("induction_lens.reports.model.making")
     monkeypatch.setattr(module, "is_large", lambda model: True)
     monkeypatch.setattr(module, "has_bfloat16", lambda model: True)
     rough = report(toy, **quick)

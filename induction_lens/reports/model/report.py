@@ -12,55 +12,27 @@
 from __future__ import annotations
 
 import json
-import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from jaxtyping import Int
 from torch import Tensor
 
-from induction_lens import checks
-from induction_lens.ablation.controls import MAX_CONTROLS, control_sets, n_possible_controls
-from induction_lens.ablation.jointly import studies_and_single_heads
-from induction_lens.ablation.measured_text import MeasuredText
-from induction_lens.ablation.methods import (
-    MAIN_METHOD,
-    METHODS,
-    AblationMethod,
-    Mean,
-    Methods,
-    as_methods,
-)
-from induction_lens.ablation.stopping import Stopping
-from induction_lens.ablation.study import StudiedSets
-from induction_lens.circuits import Circuit, Material
-from induction_lens.circuits import circuit as find_circuit
-from induction_lens.circuits.material import N_SEQUENCES, N_SEQUENCES_OF_LARGE
-from induction_lens.detectors import DETECTORS, AttentionDetector, own_detectors, score_heads
+from induction_lens.ablation.methods import METHODS, Methods
+from induction_lens.circuits import Circuit
+from induction_lens.detectors import AttentionDetector
 from induction_lens.files import atomic_path, output_folder, tidy, write_text
-from induction_lens.heads import (
-    THRESHOLD,
-    Head,
-    HeadLike,
-    HeadScores,
-    ScoreTable,
-    parse_heads,
-)
+from induction_lens.heads import THRESHOLD, HeadLike
 from induction_lens.inputs.tokens import Source
-from induction_lens.models import Model, TextTokens, has_bfloat16, model_name, shape
-from induction_lens.progress import wanted
+from induction_lens.models import Model, TextTokens
 from induction_lens.reports.circuit import records, write_tables
 from induction_lens.reports.model import page, sentences
-from induction_lens.reports.model.card import card_of, short_name
-from induction_lens.reports.model.evaluation import Data, evaluation_data, example_of, is_large
-from induction_lens.reports.model.findings import Findings, Why, finite
-from induction_lens.reports.model.plan import Costs, Plan, spoken
+from induction_lens.reports.model.asked import Asked
+from induction_lens.reports.model.evaluation import evaluation_data
+from induction_lens.reports.model.findings import Findings, finite
+from induction_lens.reports.model.making import findings
 from induction_lens.reports.pages import framed
-
-_N_SCORED_TEXT = 32  # sequences of text for the previous-token score
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,200 +157,24 @@ def report(
         >>> page.save("report").name
         'index.html'
     """
-    checks.model(model)
-    threshold = checks.real_number("threshold", threshold, remedy=f"{THRESHOLD} is the usual one")
-    n_controls = checks.whole_number("n_controls", n_controls, least=0, most=MAX_CONTROLS)
-    early = checks.whole_number("early", early, least=1, optional=True)
-    late = checks.whole_number("late", late, least=1, optional=True)
-    window = checks.whole_number("window", window, least=0)
-    budget = checks.seconds("budget", budget)
-    stopping = Stopping(
-        deadline=None if budget is None else time.perf_counter() + budget,
-        precision=checks.real_number(
-            "precision", precision, above=0, optional=True, remedy="nats, for instance 0.05"
-        ),
+    asked = Asked.checked(
+        model,
+        heads=heads,
+        detectors=detectors,
+        threshold=threshold,
+        methods=methods,
+        n_controls=n_controls,
+        control_every_method=control_every_method,
+        n_sequences=n_sequences,
+        budget=budget,
+        precision=precision,
+        seed=seed,
+        early=early,
+        late=late,
+        window=window,
+        circuit=circuit,
+        progress=progress,
     )
-    checks.flag("control_every_method", control_every_method)
-    seed, progress = checks.seed(seed), checks.flag("progress", progress)
-    chosen = as_methods(methods, seed=seed)
-    own = own_detectors(detectors)
-    named = _named(model, heads)
-    _check_circuit(circuit, model)
-    positions = {"early": early, "late": late, "window": window}
-    data = evaluation_data(model, text, n_sequences=n_sequences, seed=seed, **positions)
-    options = {"seed": seed, "progress": progress}
-    with _stages(progress, total=3 + (circuit is True)) as stage:
-        stage("scoring heads")
-        scores = _scores(model, data, own, **options)
-        found = tuple(scores["induction"].above(threshold))
-        studied, why = _studied(named, found, scores["induction"])
-        possible = n_possible_controls(model, studied)
-        controlled = chosen if control_every_method else [chosen[_main(chosen)]]
-        sizes = shape(model)
-        plan = Plan(
-            n_sequences=len(data.tokens),
-            n_controls=min(n_controls, possible),
-            n_methods=len(chosen),
-            n_controlled=len(controlled),
-            n_heads=sizes.n_layers * sizes.n_heads,
-            costs=Costs.measure(model, data, studied),
-        ).within(budget)
-        data = data.cut(plan.n_sequences)
-        said = plan.announcement(budget)
-        if said and wanted(progress):
-            print(said, file=sys.stderr)
-        stage(f"knocking out {' '.join(map(str, studied))}, and each head alone")
-        rough = is_large(model) and has_bfloat16(model)
-        controls = tuple(control_sets(model, studied, n=plan.n_controls, seed=seed))
-        windowed, effects = studies_and_single_heads(
-            model,
-            StudiedSets(studied, {m.label: controls if m in controlled else () for m in chosen}),
-            chosen,
-            MeasuredText.of(model, data.first(), None, where=data.positions, estimator=None),
-            alone_by=Mean(),
-            rough=rough,
-            stopping=stopping,
-            progress=progress,
-        )
-        planned = len(data.tokens)
-        data = data.cut(len(windowed[chosen[0].label].clean_losses))
-        if circuit is True:
-            stage("measuring the circuit")
-        found_circuit, why_none = _circuit(circuit, model, data, threshold=threshold, **options)
-        stage("writing the report")
-        asked = {"heads": named, "threshold": threshold, "seed": seed}
-        asked |= {"methods": tuple(method.label for method in chosen)}
-        asked |= {"control_every_method": control_every_method, **positions}
-        asked |= {"n_controls": n_controls, "n_sequences": n_sequences}
-        if budget is not None or stopping.reason is not None:
-            # what was measured, and not how long it was given
-            asked |= {"n_controls": plan.n_controls, "n_sequences": len(data.tokens)}
-        asked |= {"detectors": [one.name for one in own], "circuit": circuit is not False}
-        return Report(
-            name=short_name(model),
-            card=card_of(model, data, text=text, options=asked),
-            scores=scores,
-            threshold=threshold,
-            heads=found,
-            studied=studied,
-            why=why,
-            studies={m: study.at(window=0, estimator="paper") for m, study in windowed.items()},
-            matched={
-                method: study.at(window=0)
-                for method, study in windowed.items()
-                if study.short_losses is not None
-            },
-            windowed=windowed,
-            effects=effects,
-            n_alone=plan.n_alone,
-            tokens=data.tokens.cpu(),
-            example=example_of(model, scores["induction"].top(1)[0][0], data),
-            is_text=data.is_text,
-            notes=(
-                *data.notes,
-                *sentences.notes_on_scores(scores),
-                *sentences.notes_on_controls(studied, n_controls, possible),
-                *sentences.notes_on_rounding(rough),
-                *sentences.notes_on_first_order(plan.by_first_order),
-                *sentences.notes_on_stopping(stopping, len(data.tokens), planned),
-                *why_none,
-            ),
-            own_detectors=own,
-            circuit=found_circuit,
-        )
-
-
-def _check_circuit(asked: Circuit | bool, model: Model) -> None:
-    """Check that it is one of this model, or whether to find one.
-
-    Raises:
-        ValueError: It is not.
-    """
-    if not isinstance(asked, Circuit):
-        checks.flag("circuit", asked)
-    elif asked.model != model_name(model):
-        raise ValueError(
-            f"expected a circuit of {model_name(model)}, got one of {asked.model}; pass True to "
-            "have it found"
-        )
-
-
-def _circuit(
-    asked: Circuit | bool,
-    model: Model,
-    data: Data,
-    *,
-    threshold: float,
-    seed: int,
-    progress: bool,
-) -> tuple[Circuit | None, tuple[str, ...]]:
-    """The circuit, and a sentence where there is none."""
-    if isinstance(asked, Circuit) or not asked:
-        return asked or None, ()
-    n = N_SEQUENCES_OF_LARGE if is_large(model) else N_SEQUENCES
-    text = data.cut(n).first() if data.is_text else None
-    try:
-        material = Material.of(model, text=text, n_texts=0, seed=seed)
-        found = find_circuit(
-            model,
-            threshold=threshold,
-            material=material,
-            announce=_say_time if wanted(progress) else None,
-            seed=seed,
-        )
-        return found, ()
-    except ValueError as error:
-        return None, (f"The induction circuit was not measured: {error}.",)
-
-
-def _say_time(seconds: float) -> None:
-    print(f"The circuit: about {spoken(seconds)}.", file=sys.stderr)
-
-
-def _named(model: Model, heads: Iterable[HeadLike] | HeadLike | None) -> tuple[Head, ...] | None:
-    """The heads that the caller named, if any."""
-    sizes = shape(model)
-    if heads is None:
-        return None
-    return tuple(parse_heads(heads, n_layers=sizes.n_layers, n_heads=sizes.n_heads))
-
-
-def _scores(
-    model: Model, data: Data, own: Sequence[AttentionDetector], *, seed: int, progress: bool
-) -> ScoreTable:
-    text = data.tokens[:_N_SCORED_TEXT] if data.is_text else None
-    detectors = [*DETECTORS, *own]
-    return score_heads(model, text=text, detectors=detectors, seed=seed, progress=progress)
-
-
-def _studied(
-    heads: tuple[Head, ...] | None, found: tuple[Head, ...], induction: HeadScores
-) -> tuple[tuple[Head, ...], Why]:
-    if heads is not None:
-        return heads, "chosen"
-    if found:
-        return tuple(sorted(found)), "induction"
-    return (induction.top(1)[0][0],), "strongest"
-
-
-def _main(methods: Sequence[AblationMethod]) -> int:
-    """Which of some methods the summary quotes: mean ablation if it is there, else the first."""
-    labels = [method.label for method in methods]
-    return labels.index(MAIN_METHOD) if MAIN_METHOD in labels else 0
-
-
-@contextmanager
-def _stages(show: bool, *, total: int) -> Iterator[Callable[[str], None]]:
-    """A progress bar on stderr over named stages; yields what to call as each begins."""
-    from tqdm.auto import tqdm
-
-    with tqdm(total=total, disable=not wanted(show), leave=False, file=sys.stderr) as bar:
-        started = False
-
-        def stage(name: str) -> None:
-            nonlocal started
-            bar.update(int(started))
-            bar.set_description(name)
-            started = True
-
-        yield stage
+    options = {"n_sequences": n_sequences, "seed": asked.seed, **asked.positions}
+    data = evaluation_data(model, text, **options)
+    return Report(**vars(findings(model, data, asked, text=text)))
