@@ -44,6 +44,8 @@ class Estimate:
         >>> effect = il.Estimate(0.42, low=0.31, high=0.55, n=64)
         >>> print(effect)
         +0.420 [+0.310, +0.550]
+        >>> f"{effect:.2f}", round(float(effect), 1)
+        ('0.42 [0.31, 0.55]', 0.4)
         >>> effect.excludes_zero()
         True
     """
@@ -82,6 +84,16 @@ class Estimate:
         """For instance `-0.310 [-0.402, -0.221]`, in tokens `10.6M [10.2M, 11.0M]`."""
         shown = [_shown(number, self.unit) for number in (self.value, self.low, self.high)]
         return f"{shown[0]} [{shown[1]}, {shown[2]}]"
+
+    def __format__(self, spec: str) -> str:
+        """The number and both ends, each by a format such as `.2f` or `+.3f`; none: as `str`."""
+        if not spec:
+            return str(self)
+        return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+
+    def __float__(self) -> float:
+        """The number."""
+        return float(self.value)
 
     def excludes_zero(self) -> bool:
         """Whether the whole interval lies on one side of zero."""

@@ -178,3 +178,13 @@ def test_rounding_in_resamples_of_equal_values_is_no_error():
     values[:2] = 1.0
     found = bootstrap_mean(values)
     assert -1 < found.low < found.value < found.high < 1
+
+
+def test_an_estimate_is_a_number_and_formats_as_one():
+    effect = Estimate(-0.4217, low=-0.5049, high=-0.3)
+    assert float(effect) == -0.4217
+    assert f"{effect:.2f}" == "-0.42 [-0.50, -0.30]"
+    assert f"{effect:+.1f}" == "-0.4 [-0.5, -0.3]"
+    assert f"{effect}" == str(effect) == "-0.422 [-0.505, -0.300]"
+    with pytest.raises(ValueError, match="Unknown format code"):
+        f"{effect:x}"

@@ -16,6 +16,8 @@ from induction_lens import __version__, checks
 from induction_lens.cli.failures import ended_by, prepare_streams, say
 from induction_lens.reports.model.findings import finite
 
+_FIRST = ("report", "heads", "zoo")
+
 
 class Commands(TyperGroup):
     """The commands; where something goes wrong, they end with one line."""
@@ -41,6 +43,10 @@ class Commands(TyperGroup):
         except Exception as error:
             sys.exit(_misused(error))
         sys.exit(code or 0)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Those that people begin with come first."""
+        return sorted(super().list_commands(ctx), key=lambda name: name not in _FIRST)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command and flush all that it prints."""

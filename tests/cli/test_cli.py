@@ -535,5 +535,8 @@ def test_version_and_help():
     top = _run("--help").stdout
     cli_commands = ("report", "heads", "zoo", "train", "dynamics", "reproduce")
     assert all(command in top for command in cli_commands)
+    listed = [line.split()[1] for line in top.splitlines() if line.startswith(("│ ", "| "))]
+    places = [listed.index(command) for command in ("report", "heads", "zoo", "circuit")]
+    assert places == sorted(places)
     for command in ("report", "heads", "train", "dynamics", "reproduce"):
         assert f"induction-lens {command}" in _run(command, "--help").stdout  # an example to copy
