@@ -415,9 +415,9 @@ _AT = dict(early=50, late=500, window=0)  # the paper's
             ablation.ablate_by_methods,
             dict(methods=methods.METHODS, controlled=None, n_controls=20, **_STUDY, **_AT),
         ),
-        (ablate_each_head, dict(method="mean", **_STUDY, **_AT)),
+        (ablate_each_head, dict(method="mean", exact=True, **_STUDY, **_AT)),
         (outputs.keep_outputs, dict(whole=False, batch_size=None, progress=None)),
-        (hooks.Ablation, dict(outputs=outputs.NO_OUTPUTS)),
+        (hooks.Ablation, dict(outputs=outputs.NO_OUTPUTS, only_at=None)),
         (methods.Mean, dict(reference=None, per_position=False)),
         (methods.Resample, dict(reference=None, seed=0)),
         (
