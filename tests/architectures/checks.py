@@ -183,7 +183,7 @@ def _command_line(folder: Path, model: Any) -> float:
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
     if done.exit_code:
-        raise ValueError(done.stderr.strip())
+        raise ValueError(done.stderr.strip().removeprefix("error: "))
     if model is None:
         return float("inf")
     printed = [row["induction"] for row in json.loads(done.stdout)]
