@@ -1,11 +1,9 @@
 """Killed at any of its file operations, a call that is made again ends as if it had not been."""
 
-import json
 import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +16,7 @@ from induction_lens.reports.model import Report, report
 from induction_lens.toys.model import ToyConfig, build_toy
 from induction_lens.tracking.track import track
 from induction_lens.training.loop import train
+from tests.campaigns import result_of
 
 CONFIG = ToyConfig(n_layers=1, d_model=8, n_heads=2, d_vocab=29, n_ctx=24)
 # counting upwards from anywhere
@@ -121,15 +120,6 @@ print("RESULT", json.dumps(campaign(pathlib.Path(sys.argv[1]))))
 
 @pytest.mark.slow
 def test_forty_kills_lose_nothing_and_leave_nothing_behind(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", RUN, str(tmp_path)],
-        cwd=Path(__file__).parents[1],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.rpartition("RESULT ")[2])
+    result = result_of(RUN, tmp_path)
     assert result["wrong"] == []
     assert result["killed"] == sum(N_KILLS.values()) == 40

@@ -23,9 +23,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from induction_lens.ablation.head_estimates import HeadEstimates
-from induction_lens.estimates import simultaneous_quantile, standard_error
+from induction_lens.estimates import simultaneous_quantile
 from induction_lens.estimators import Losses
-from induction_lens.models import units_of
 
 FIRST_PART = 16
 """Sequences that everything is measured on."""
@@ -121,11 +120,8 @@ class UntilDecided(Allocation):
 
     def _told(self, difference: Float[Tensor, " batch"]) -> bool:
         """Whether a mean is told from zero, among as many as there are control sets."""
-        n = len(difference)
-        units = units_of(None if self.documents is None else self.documents[:n], self.late)
-        n_units = n if units is None else len(units.unique())
-        critical = simultaneous_quantile(len(self.tested), n_units)
-        return abs(float(difference.mean())) > critical * float(standard_error(difference, units))
+        mean, error, n_units = HeadEstimates(self.documents, self.late).of(0, difference)
+        return abs(mean) > simultaneous_quantile(len(self.tested), n_units) * error
 
     def _beaten(self, effects: Mapping[int, Float[Tensor, " batch"]]) -> set[int]:
         """Heads that are not the one with the largest effect."""

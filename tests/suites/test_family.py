@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -25,6 +22,7 @@ from induction_lens.metrics import choose_positions
 from induction_lens.models import toy_weights
 from induction_lens.suites import battery, family, trend
 from induction_lens.suites.member import PREDICTED, block_parameters
+from tests.campaigns import result_of
 from tests.hf_folders import CONFIGS, hugging_face_model, random_model
 
 NAMES = ["toy-2l", "toy-1l", "toy-2l-narrow"]
@@ -339,16 +337,7 @@ print("RESULT", json.dumps(_campaign(sys.argv[2:], pathlib.Path(sys.argv[1]))))
 
 @pytest.mark.slow
 def test_kills_leave_the_same_files(tiny_models, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", RUN, str(tmp_path), *tiny_models],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.rpartition("RESULT ")[2])
+    result = result_of(RUN, tmp_path, *tiny_models)
     assert result["wrong"] == []
     assert result["killed"] >= 6
     assert result["files"] == 3

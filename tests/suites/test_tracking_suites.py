@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ import torch
 import induction_lens as il
 from induction_lens.suites import suite
 from induction_lens.tracking.measures import ModelInfo
+from tests.campaigns import result_of
 from tests.local_hub import Fault
 from tests.models.test_hub_loading import NEEL, write_own_format
 from tests.suites.trained import CONFIG, TOKENS_PER_STEP, hooked, text, training, write_folders
@@ -284,15 +282,6 @@ print("RESULT", json.dumps(campaign(folders, tmp, n_kills=20)))
 
 @pytest.mark.slow
 def test_twenty_kills_leave_the_same_file(folders, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", RUN, str(folders), str(tmp_path)],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.rpartition("RESULT ")[2])
+    result = result_of(RUN, folders, tmp_path)
     assert result["wrong"] == []
     assert result["killed"] >= 20
