@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
+from typer import rich_utils
 from typer.core import TyperGroup
 
 from induction_lens import __version__, checks
-from induction_lens.cli.failures import ended_by, prepare_streams, say
+from induction_lens.cli.failures import ended_by, plain_terminal, prepare_streams, say
+from induction_lens.loading import zoo_names
 from induction_lens.reports.model.findings import finite
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _FIRST = ("report", "heads", "zoo")
 
@@ -38,6 +43,8 @@ class Commands(TyperGroup):
         if not standalone_mode:
             return super().main(given, **options)
         prepare_streams()
+        if plain_terminal():
+            rich_utils.COLOR_SYSTEM = None
         try:
             code = super().main(given, **options)
         except Exception as error:
@@ -91,8 +98,23 @@ induction heads, knocks them out, and writes a page that shows the effect. MODEL
 """,
 )
 
+
+def completing(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """What a shell offers for an argument: those of some names that begin as it does."""
+
+    def offered(incomplete: str) -> list[str]:
+        return [name for name in names() if name.startswith(incomplete)]
+
+    return offered
+
+
 ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="Model of this package, folder, or hub name.")
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="Model of this package, folder, or hub name.",
+        autocompletion=completing(zoo_names),
+    ),
 ]
 SeedOption = Annotated[int, typer.Option(help="Seed of every random draw.")]
 DeviceOption = Annotated[
@@ -158,20 +180,25 @@ def print_json(value: Any) -> None:
     print(json.dumps(finite(value), indent=1, allow_nan=False))
 
 
-def print_wrapped(text: str) -> None:
-    """Print a text in lines that fit the terminal."""
+def _console() -> Console:
+    """What prints on stdout, without a single escape code where `NO_COLOR` asks for that."""
     from rich.console import Console
 
-    Console(highlight=False, markup=False, emoji=False).print(text)
+    system = None if plain_terminal() else "auto"
+    return Console(color_system=system, highlight=False, emoji=False)
+
+
+def print_wrapped(text: str) -> None:
+    """Print a text in lines that fit the terminal."""
+    _console().print(text, markup=False)
 
 
 def print_table(columns: list[str], rows: list[list[str]], *, title: str | None = None) -> None:
     """Print a table, its first column to the left and the others to the right."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(emoji=False, highlight=False)
+    console = _console()
     if title is not None:
         console.print(title, markup=False)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)

@@ -129,6 +129,11 @@ def prepare_streams() -> None:
             reconfigure(errors="induction_lens")
 
 
+def plain_terminal() -> bool:
+    """Whether nothing but text is to be printed (https://no-color.org)."""
+    return bool(os.environ.get("NO_COLOR"))
+
+
 def _in_ascii(error: UnicodeError) -> tuple[str, int]:
     """Replace signs that a terminal cannot show with others that mean the same, or question
     marks."""

@@ -13,6 +13,7 @@ from induction_lens.cli.common import (
     QuietOption,
     SeedOption,
     app,
+    completing,
     output,
     print_json,
     print_table,
@@ -22,9 +23,11 @@ from induction_lens.cli.common import (
 from induction_lens.estimates import short_number
 from induction_lens.heads import THRESHOLD
 from induction_lens.inputs.reading import TextSource
+from induction_lens.loading import zoo_names
 from induction_lens.reports import save_family
 from induction_lens.reports.family.page import headline, summary
 from induction_lens.suites import Suite, family, suite
+from induction_lens.suites.suite import suite_names
 from induction_lens.tracking import track
 from induction_lens.tracking.choice import Checkpoints
 from induction_lens.tracking.measures import N_SEQUENCES
@@ -38,6 +41,7 @@ def track_command(
         typer.Argument(
             metavar="NAME",
             help="Suite on the hub (pythia-160m), repository, folder of folders, or training run.",
+            autocompletion=completing(suite_names),
         ),
     ],
     *,
@@ -115,7 +119,12 @@ def track_command(
 @app.command("family")
 def family_command(
     models: Annotated[
-        list[str], typer.Argument(metavar="MODEL…", help="Models of this package, folders, names.")
+        list[str],
+        typer.Argument(
+            metavar="MODEL…",
+            help="Models of this package, folders, names.",
+            autocompletion=completing(zoo_names),
+        ),
     ],
     *,
     out: Annotated[str, typer.Option("--out", "-o", help="Folder to write to.")] = "family",

@@ -14,6 +14,7 @@ from induction_lens.cli.common import (
     QuietOption,
     SeedOption,
     app,
+    completing,
     output,
     print_json,
     print_table,
@@ -31,7 +32,10 @@ def train_command(
     *,
     preset: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help=f"What to train: {', '.join(ALL_PRESETS)}."),
+        typer.Option(
+            help=f"What to train: {', '.join(ALL_PRESETS)}.",
+            autocompletion=completing(lambda: ALL_PRESETS),
+        ),
     ] = None,
     all_presets: Annotated[
         bool, typer.Option("--all-presets", help="Train all phase-… presets on the same text.")

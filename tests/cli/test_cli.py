@@ -25,7 +25,7 @@ from induction_lens.reports.model import sentences
 from induction_lens.reports.training import sentences as training_sentences
 from induction_lens.reports.training import training_report
 from induction_lens.training.loop import TrainingRun
-from induction_lens.training.presets import PHASE_PRESETS
+from induction_lens.training.presets import FAMILY_PRESETS, PHASE_PRESETS
 from tests.hf_folders import write_folder
 from tests.reports.test_report import TEXT
 from tests.reports.test_training_report import MIDDLE
@@ -540,3 +540,35 @@ def test_version_and_help():
     assert places == sorted(places)
     for command in ("report", "heads", "train", "dynamics", "reproduce"):
         assert f"induction-lens {command}" in _run(command, "--help").stdout  # an example to copy
+
+
+def test_no_color_means_no_escape_codes(monkeypatch):
+    """Not even bold: https://no-color.org; a terminal without the variable gets it."""
+    from induction_lens.cli import common
+
+    monkeypatch.delenv("TERM", raising=False)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert common._console().color_system is not None
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert common._console().color_system is None
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("induction-lens report toy-1", ["toy-1l", "toy-1l-smeared"]),
+        ("induction-lens family toy-2l toy-2l-n", ["toy-2l-narrow"]),
+        ("induction-lens train --preset family-96", None),
+        ("induction-lens track EleutherAI/pythia-160m-d", ["EleutherAI/pythia-160m-deduped"]),
+    ],
+)
+def test_a_shell_completes_names(line, expected, monkeypatch):
+    if expected is None:
+        expected = sorted(name for name in FAMILY_PRESETS if name.startswith("family-96"))
+    words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1)}
+    monkeypatch.setenv("_INDUCTION_LENS_COMPLETE", "complete_bash")
+    for name, value in words.items():
+        monkeypatch.setenv(name, value)
+    done = CliRunner().invoke(cli.app, [], prog_name="induction-lens")
+    assert sorted(done.stdout.split()) == expected
