@@ -4,7 +4,8 @@
     python docs/scripts/ship_runs.py phase
 
 Of each run: its trajectory, what was measured at its end, and, of seed 0 of all that were trained
-freely and are not wide, the final weights. Of all together: the tokenizer, and the tokens they were
+freely and are not wide, the final weights: those with MLPs beside the pages of the arguments, since
+they would make the package too large. Of all together: the tokenizer, and the tokens they were
 measured on, the wide ones, made on a GPU, on the first quarter of them. The list of the sums of all
 files that ship, `SHA256SUMS`, is written again.
 """
@@ -24,6 +25,9 @@ from induction_lens.training.presets import PHASE_PRESETS
 
 _WITHOUT = ("phase-2l-clamped", "phase-2l-wide", "phase-2l-wide-smeared")
 WITH_WEIGHTS = {f"{name}-seed-0" for name in PHASE_PRESETS if name not in _WITHOUT}
+OUTSIDE = "phase-2l-mlp-seed-0"
+"""The run whose weights are not in the package."""
+BESIDE = Path(__file__).parents[1] / "arguments"
 
 
 def ship(out: Path) -> None:
@@ -39,7 +43,8 @@ def ship(out: Path) -> None:
         Trajectory.read(run / TRACKED / TRAJECTORY).save(target / TRAJECTORY)
         if run.name in WITH_WEIGHTS:
             without = shutil.ignore_patterns(TOKENIZER)  # one for all, in the folder above
-            shutil.copytree(run / "model", target / "model", ignore=without)
+            where = BESIDE / run.name if run.name == OUTSIDE else target
+            shutil.copytree(run / "model", where / "model", ignore=without, dirs_exist_ok=True)
     write_sums()
 
 
