@@ -22,11 +22,17 @@ from torch import Tensor
 from induction_lens.ablation.hooks import Ablation
 from induction_lens.ablation.outputs import Rows
 from induction_lens.ablation.passes import Passes, passes
-from induction_lens.models import Run, rounded
+from induction_lens.models import Model, Run, has_bfloat16, rounded, shape
 
 MOST_ROUNDED = 0.05
 """Mean absolute change of a token's clean loss, in nats: bfloat16 holds two to three digits."""
 _LOGGER = logging.getLogger("induction_lens")
+
+
+def compares_in_bfloat16(model: Model) -> bool:
+    """Whether what a tested set is compared with is run in bfloat16: of large models that gain by
+    it."""
+    return shape(model).is_large and has_bfloat16(model)
 
 
 def mixed_passes(

@@ -18,6 +18,7 @@ from induction_lens import checks
 from induction_lens.ablation import control_sets
 from induction_lens.ablation.controls import MAX_CONTROLS
 from induction_lens.ablation.methods import MAIN_METHOD, as_method
+from induction_lens.ablation.precision import compares_in_bfloat16
 from induction_lens.circuits.composition import KINDS, Composition, composition
 from induction_lens.circuits.cuts import (
     Change,
@@ -73,7 +74,7 @@ class Circuit:
     """QK matching through earlier heads, from weights; None where that cannot be, or there is no
     text."""
     notes: tuple[str, ...]
-    """Why something is missing."""
+    """Why something is missing, and what was rounded."""
     paths: PathPatching
     """What goes through each edge, and from random senders."""
     cuts: EdgeCuts
@@ -204,6 +205,11 @@ def circuit(
         n_controls=n_random,
         material=material,
     )
+    if compares_in_bfloat16(model):
+        notes += (
+            "Random circuits and control cuts were run in bfloat16, as changes from a clean run in "
+            "bfloat16.",
+        )
     cuts, ideal, sets = _changed(model, parts, material, n_random=n_random, seed=seed)
     without, alone = sets
     return Circuit(
@@ -260,7 +266,9 @@ def _changed(
     ]
     ideal = [change for one in kinds for change in ideal_changes(*one, method)]
     changes = [*(change for _, change in cuts), *sets]
-    losses = change_losses(model, changes, material, everywhere=ideal)
+    are_controls = [*(one for one, _ in cuts), *(i % len(circuits) > 0 for i in range(len(sets)))]
+    rough = are_controls if compares_in_bfloat16(model) else None
+    losses = change_losses(model, changes, material, everywhere=ideal, rough=rough)
     found = shares_of(losses, len(changes), material)
     on_text = losses.text is not None
     clean, changed = losses.tokens if losses.text is None else losses.text

@@ -204,6 +204,7 @@ def change_losses(
     material: Material,
     *,
     everywhere: Sequence[Change] = (),
+    rough: Sequence[bool] | None = None,
 ) -> ChangeLosses:
     """Losses with each change of some heads, all in the same passes.
 
@@ -213,11 +214,14 @@ def change_losses(
         material: What to measure on.
         everywhere: More of them, which come after those, and whose losses of all tokens are wanted:
             on the text, if there is some, or else on the repeated tokens.
+        rough: For each of `changes`, whether it is run in bfloat16 (see `ablation.precision`).
 
     Raises:
         InterventionError: If a change does not act as it says.
     """
-    jobs, more = ([Job(*change) for change in some] for some in (changes, everywhere))
+    of_each = rough or [False] * len(changes)
+    jobs = [Job(*change, rough=one) for change, one in zip(changes, of_each, strict=True)]
+    more = [Job(*change) for change in everywhere]
     text = material.text
     if text is None:
         return ChangeLosses(ablation_losses(model, [*jobs, *more], material.tokens), None)

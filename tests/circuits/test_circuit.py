@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import importlib.util
 import json
 import xml.etree.ElementTree as ET
@@ -160,3 +161,26 @@ def test_the_page_on_the_mechanism_has_the_numbers_that_were_measured():
     edges = json.loads(module.MECHANISM.read_text())["toy-2l-narrow"]["edges"]
     [row] = [row for row in edges if (row["senders"], row["input"]) == ("0.1", "k")]
     assert f"0.1 → 1.1 (K) |  | {100 * row['prefix_share']:.0f}% [" in page
+
+
+def test_a_large_model_runs_what_is_compared_in_bfloat16(monkeypatch):
+    """What is measured of the circuit itself does not change, and a note says what does."""
+    model = il.load("toy-2l-narrow", device="cpu")
+    material = Material.of(model, n_sequences=8, n_texts=0)
+    exact = find_circuit(model, n_random=1, material=material)
+    module = importlib.import_module("induction_lens.circuits.circuit")
+    monkeypatch.setattr(module, "compares_in_bfloat16", lambda model: True)
+    rough = find_circuit(model, n_random=1, material=material)
+    assert "bfloat16" in rough.notes[-1]
+    assert not any("bfloat16" in note for note in exact.notes)
+    assert [one.explained for one in rough.ideal] == [one.explained for one in exact.ideal]
+    changes = [
+        (one.without, one.alone, *one.random_without, *one.random_alone, *one.cuts.cuts)
+        for one in (rough, exact)
+    ]
+    differences = {False: [], True: []}
+    for ours, its in zip(*changes, strict=True):
+        lost = [one.of["copying"].loss.value for one in (ours, its)]
+        differences[ours.is_control].append(abs(lost[0] - lost[1]))
+    assert max(differences[False]) == 0
+    assert 0 < max(differences[True]) < 0.02

@@ -10,6 +10,7 @@ from induction_lens.ablation.controls import control_sets, n_possible_controls
 from induction_lens.ablation.jointly import studies_and_single_heads
 from induction_lens.ablation.measured_text import MeasuredText
 from induction_lens.ablation.methods import Mean
+from induction_lens.ablation.precision import compares_in_bfloat16
 from induction_lens.ablation.stopping import Stopping
 from induction_lens.ablation.study import AblationStudy, StudiedSets
 from induction_lens.circuits import Circuit, Material
@@ -17,7 +18,7 @@ from induction_lens.circuits import circuit as find_circuit
 from induction_lens.circuits.material import N_SEQUENCES, N_SEQUENCES_OF_LARGE
 from induction_lens.detectors import DETECTORS, score_heads
 from induction_lens.heads import Head, HeadScores, ScoreTable
-from induction_lens.models import Model, has_bfloat16, shape
+from induction_lens.models import Model, shape
 from induction_lens.progress import wanted
 from induction_lens.reports.model import sentences
 from induction_lens.reports.model.asked import Asked
@@ -78,7 +79,7 @@ def findings(model: Model, data: Data, asked: Asked, *, text: object) -> Finding
                 *data.notes,
                 *sentences.notes_on_scores(scores),
                 *sentences.notes_on_controls(studied, asked.n_controls, possible),
-                *sentences.notes_on_rounding(_rough(model)),
+                *sentences.notes_on_rounding(compares_in_bfloat16(model)),
                 *sentences.notes_on_first_order(plan.by_first_order),
                 *sentences.notes_on_stopping(stopping, n_measured, planned),
                 *why_none,
@@ -140,15 +141,10 @@ def _knocked_out(
         asked.methods,
         MeasuredText.of(model, data.first(), None, where=data.positions, estimator=None),
         alone_by=Mean(),
-        rough=_rough(model),
+        rough=compares_in_bfloat16(model),
         stopping=stopping,
         progress=asked.progress,
     )
-
-
-def _rough(model: Model) -> bool:
-    """Whether what is compared is run in bfloat16."""
-    return is_large(model) and has_bfloat16(model)
 
 
 def _circuit(asked: Asked, model: Model, data: Data) -> tuple[Circuit | None, tuple[str, ...]]:
