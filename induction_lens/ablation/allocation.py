@@ -8,6 +8,9 @@ on only where more sequences can change what it is measured for:
 - one head alone, while it may still be the one whose ablation has the largest effect, or has been
   measured on few sequences and its effect to first order says little (see `first_order`).
 
+Both end too once what is undecided is known to be less than `NEGLIGIBLE`: in a model in which no
+head matters, everything would go on to the last sequence.
+
 Rank and place are decided by simultaneous t intervals of paired differences. What is reported of an
 ablation that ended early is over the sequences that it was measured on, and says how many they are.
 """
@@ -31,6 +34,9 @@ FIRST_PART = 16
 MOST_CANDIDATES = 8
 """Heads that go on as candidates for the largest effect, at most: a model in which no head matters
 would keep them all."""
+
+NEGLIGIBLE = 0.01
+"""Nats: half of it is what the second decimal that is printed is rounded by."""
 
 
 class Allocation(ABC):
@@ -119,19 +125,22 @@ class UntilDecided(Allocation):
         return [index for index in active if index not in ended]
 
     def _told(self, difference: Float[Tensor, " batch"]) -> bool:
-        """Whether a mean is told from zero, among as many as there are control sets."""
+        """Whether a mean is told from zero, or known to be negligible, among as many as there are
+        control sets."""
         mean, error, n_units = HeadEstimates(self.documents, self.late).of(0, difference)
-        return abs(mean) > simultaneous_quantile(len(self.tested), n_units) * error
+        reach = simultaneous_quantile(len(self.tested), n_units) * error
+        return abs(mean) > reach or abs(mean) + reach < NEGLIGIBLE
 
     def _beaten(self, effects: Mapping[int, Float[Tensor, " batch"]]) -> set[int]:
-        """Heads that are not the one with the largest effect."""
+        """Heads that are not the one with the largest effect, or not by more than what is
+        negligible."""
         if not effects:
             return set()
         known = [self._estimates.of(self._place(index), some) for index, some in effects.items()]
         numbers = torch.tensor(known, dtype=torch.float64, device="cpu")
         means, errors, n_units = numbers.unbind(1)
         reach = simultaneous_quantile(len(self.heads), int(n_units.min())) * errors
-        may_be = means + reach >= (means - reach).max()
+        may_be = means + reach >= (means - reach).max() + NEGLIGIBLE
         largest = means.argsort(descending=True)[:MOST_CANDIDATES].tolist()
         return {
             index

@@ -84,6 +84,26 @@ def test_what_is_told_is_told_by_a_t_interval_for_all_controls(factor, goes_on):
     assert going_on == ([0, 1] if goes_on else [0])
 
 
+@pytest.mark.parametrize(("factor", "goes_on"), [(0.99, False), (1.01, True)])
+def test_what_is_known_to_be_negligible_ends(factor, goes_on):
+    """Of a control set: whatever its difference is, 0.01 nats cannot be reached."""
+    critical = scipy.stats.t.ppf((1 + 0.95 ** (1 / 2)) / 2, 3)
+    noise = torch.tensor([-1.0, 1.0, -1.0, 1.0]).double()
+    noise *= factor * 0.008 / (critical * float(noise.std()) / 2)  # reaches 0.008 from the mean
+    losses = _losses([0.0] * 4, (noise - 0.002).tolist(), [9.0] * 4)
+    going_on = _allocation(tested={1: 0, 2: 0}).going_on(losses, [0, 1, 2])
+    assert going_on == ([0, 1] if goes_on else [0])
+
+
+def test_heads_end_that_are_hardly_stronger_at_best():
+    """The strongest, known to 0.001 nats, and one that may be stronger by 0.003 at most."""
+    strong = [0.5, 0.5001, 0.4999, 0.5]
+    near = [0.5005, 0.4995, 0.5005, 0.4995]
+    unknown = [0.3, 0.7, 0.2, 0.9]
+    losses = _losses(strong, near, unknown)
+    assert _allocation(heads=range(3)).going_on(losses, range(3)) == [2]
+
+
 def test_heads_go_on_while_they_may_be_the_strongest():
     strong, near = [1.0, 1.1, 0.9, 1.0], [0.9, 1.3, 0.6, 1.1]
     weak = [[0.01 * k, 0.0, 0.01, 0.02] for k in range(4)]

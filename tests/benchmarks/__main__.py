@@ -21,7 +21,16 @@ import torch
 from rich.console import Console
 
 from induction_lens.files import write_text
-from tests.benchmarks import circuits, detection, growth, startup, sweeping, tables, training
+from tests.benchmarks import (
+    circuits,
+    detection,
+    growth,
+    reporting,
+    startup,
+    sweeping,
+    tables,
+    training,
+)
 
 BENCHMARKS = {
     **detection.BENCHMARKS,
@@ -30,8 +39,9 @@ BENCHMARKS = {
     **growth.BENCHMARKS,
     **circuits.BENCHMARKS,
     **startup.BENCHMARKS,
+    **reporting.BENCHMARKS,
 }
-LEFT_OUT = ("report/toy-2l", *circuits.BENCHMARKS)
+LEFT_OUT = ("report/toy-2l", *circuits.BENCHMARKS, *reporting.BENCHMARKS)
 """Run by their name or with --full alone."""
 
 
