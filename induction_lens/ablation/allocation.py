@@ -97,8 +97,7 @@ class UntilDecided(Allocation):
     first: int = FIRST_PART
     """Sequences in the first part."""
     least: int = 0
-    """Sequences that control sets are measured on at least, and heads whose first order says
-    little."""
+    """Sequences that heads are measured on at least whose first order says little."""
 
     def next_part(self, n_measured: int, n_sequences: int) -> slice | None:
         """The first part, and then as many as all before it."""
@@ -114,13 +113,13 @@ class UntilDecided(Allocation):
         ended = {
             index
             for index, tested in self.tested.items()
-            if not few and index in effects and self._told(effects[tested] - effects[index])
+            if index in effects and self._told(effects[tested] - effects[index])
         }
         of_heads = {index: effects[index] for index in self.heads if index in effects}
         ended |= {
             index
             for index in self._beaten(of_heads)
-            if not few or self._estimates.gained(self._place(index), effects[index])
+            if not few or self._known(self._place(index), effects[index])
         }
         return [index for index in active if index not in ended]
 
@@ -147,6 +146,13 @@ class UntilDecided(Allocation):
             for place, index in enumerate(effects)
             if not may_be[place] or place not in largest
         }
+
+    def _known(self, place: int, effects: Float[Tensor, " n"]) -> bool:
+        """Whether few exact passes are enough: the first order spares others, or what they would
+        change is negligible."""
+        _, error, n_units = self._estimates.of(place, effects)
+        reach = simultaneous_quantile(1, n_units) * error
+        return reach < NEGLIGIBLE or self._estimates.gained(place, effects)
 
     def _place(self, index: int) -> int:
         return self.heads.index(index)

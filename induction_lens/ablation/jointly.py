@@ -46,11 +46,12 @@ def studies_and_single_heads(
         methods: What the studies knock out by.
         measured_on: The text and the ICL score.
         alone_by: What each head alone is knocked out by.
-        rough: Run control sets and single heads in bfloat16 (see `precision`).
+        rough: Run control sets, single heads, and methods other than the main one in bfloat16 (see
+            `precision`).
         stopping: When to end before all sequences are measured; is told why it did.
         progress: Show progress bars on stderr.
     """
-    jobs = sets.jobs(methods, measured_on, rough_controls=rough)
+    jobs = sets.jobs(methods, measured_on, rough=rough)
     tested: dict[int, int] = {}
     first = 0
     for controls in sets.controls.values():

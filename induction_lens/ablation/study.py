@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -346,23 +346,26 @@ class StudiedSets:
     """The tested set."""
     controls: Mapping[str, tuple[tuple[Head, ...], ...]]
     """Of each method, by its name: its control sets."""
+    main: str | None = None
+    """The method by which the tested set is measured at every position and in float32 also where
+    bfloat16 may do; None: every method."""
 
     def jobs(
-        self,
-        methods: Iterable[AblationMethod],
-        measured_on: MeasuredText,
-        *,
-        rough_controls: bool = False,
+        self, methods: Iterable[AblationMethod], measured_on: MeasuredText, *, rough: bool = False
     ) -> list[Job]:
-        """What to measure: for each method the tested set, and then its control sets, for which
-        bfloat16 may do."""
-        around, short_around = measured_on.around
+        """What to measure: for each method the tested set, and then its control sets.
+
+        Args:
+            methods: The methods.
+            measured_on: The text and the ICL score.
+            rough: Whether bfloat16 will do for control sets and methods other than the main one.
+        """
         jobs = []
         for method in methods:
-            jobs.append(Job(self.heads, method))
-            of_method = self.controls[method.label]
-            read = (around, short_around, rough_controls)
-            jobs += [Job(control, method, *read) for control in of_method]
+            spared = Job(self.heads, method, *measured_on.around, rough)
+            in_full = not rough or self.main in (None, method.label)
+            jobs.append(Job(self.heads, method) if in_full else spared)
+            jobs += [replace(spared, heads=control) for control in self.controls[method.label]]
         return jobs
 
     def studies(

@@ -104,6 +104,16 @@ def test_heads_end_that_are_hardly_stronger_at_best():
     assert _allocation(heads=range(3)).going_on(losses, range(3)) == [2]
 
 
+@pytest.mark.parametrize(("factor", "goes_on"), [(0.99, False), (1.01, True)])
+def test_few_sequences_are_enough_for_a_head_that_is_known(factor, goes_on):
+    """Below the least number of sequences, without anything known to first order."""
+    noise = torch.tensor([-1.0, 1.0, -1.0, 1.0]).double()
+    noise *= factor * 0.01 / (scipy.stats.t.ppf(0.975, 3) * float(noise.std()) / 2)
+    losses = _losses([9.0] * 4, noise.tolist())
+    going_on = _allocation(heads=range(2), least=8).going_on(losses, range(2))
+    assert going_on == ([1] if goes_on else [])
+
+
 def test_heads_go_on_while_they_may_be_the_strongest():
     strong, near = [1.0, 1.1, 0.9, 1.0], [0.9, 1.3, 0.6, 1.1]
     weak = [[0.01 * k, 0.0, 0.01, 0.02] for k in range(4)]

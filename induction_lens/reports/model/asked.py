@@ -91,13 +91,13 @@ class Asked:
 
     @property
     def controlled(self) -> tuple[AblationMethod, ...]:
-        """The methods that control sets are run with: mean ablation if it is there, else the
-        first, or every one."""
-        if self.control_every_method:
-            return self.methods
-        labels = [method.label for method in self.methods]
-        main = labels.index(MAIN_METHOD) if MAIN_METHOD in labels else 0
-        return (self.methods[main],)
+        """The methods that control sets are run with: the main one, or every one."""
+        return self.methods if self.control_every_method else (self.main,)
+
+    @property
+    def main(self) -> AblationMethod:
+        """The method that the summary quotes: mean ablation if it is there, else the first."""
+        return next((one for one in self.methods if one.label == MAIN_METHOD), self.methods[0])
 
     def stopping(self) -> Stopping:
         """When to end before all sequences are measured, from now on."""

@@ -99,6 +99,14 @@ class Findings:
         return next(iter(self.studies.values())).clean_losses
 
     @property
+    def losses_everywhere(self) -> dict[str, Float[Tensor, "batch pos"]]:
+        """The losses without the tested heads, by those methods that were measured everywhere: of
+        large models the quoted one alone."""
+        clean = self.clean_losses.isnan()
+        losses = {method: study.ablated_losses for method, study in self.studies.items()}
+        return {method: one for method, one in losses.items() if one.isnan().equal(clean)}
+
+    @property
     def definitions(self) -> dict[str, Mapping[str, AblationStudy]]:
         """The studies by definition of the ICL score: `windowed`, `matched` and `paper`."""
         every = {"windowed": self.windowed, "matched": self.matched, "paper": self.studies}
@@ -136,7 +144,8 @@ class Findings:
     def losses_frame(self) -> pd.DataFrame:
         """One row per sequence and position (from 1): the token id, and the loss of each run.
 
-        Columns: `sequence`, `position`, `token`, `clean`, and one per method; losses in nats.
+        Columns: `sequence`, `position`, `token`, `clean`, and one per method; losses in nats, NaN
+        where they were not measured.
         """
         runs = {"clean": self.clean_losses}
         runs |= {method: study.ablated_losses for method, study in self.studies.items()}

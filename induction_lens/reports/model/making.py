@@ -137,7 +137,7 @@ def _knocked_out(
     of_method = {m.label: controls if m in asked.controlled else () for m in asked.methods}
     return studies_and_single_heads(
         model,
-        StudiedSets(studied, of_method),
+        StudiedSets(studied, of_method, asked.main.label),
         asked.methods,
         MeasuredText.of(model, data.first(), None, where=data.positions, estimator=None),
         alone_by=Mean(),

@@ -149,7 +149,7 @@ def _icl_table(found: Findings) -> Table:
 
 
 def _loss_figures(found: Findings) -> tuple[Figure, Figure]:
-    ablated = {method: study.ablated_losses for method, study in found.studies.items()}
+    ablated = found.losses_everywhere
     study = next(iter(found.studies.values()))
     where = {"early": study.early, "late": study.late}
     loss = plots.loss_by_position(found.clean_losses, ablated, **where)

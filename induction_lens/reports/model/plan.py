@@ -6,10 +6,11 @@ all positions are wanted of the clean pass and of the tested heads; controls and
 read around two positions, which spares them most of the unembedding.
 
 Control sets and single heads end once they are decided (see `ablation.allocation`), which nobody
-knows before: the time is that of controls which are measured on everything, an upper bound.
+knows before: at least the first sequences are measured, and at most all of them.
 
 With a budget, everything is measured on fewer sequences, then there are fewer controls: intervals
-are wider, and nothing is left out that the page shows.
+are wider, and nothing is left out that the page shows. As many sequences are planned as there is
+time for if all is decided early; where it is not, the report ends when the time is over.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from dataclasses import dataclass, replace
 
 from induction_lens.ablation.allocation import FIRST_PART, MOST_CANDIDATES
 from induction_lens.ablation.first_order import FEWEST_EXACT, MOST, pays
+from induction_lens.ablation.precision import compares_in_bfloat16
 from induction_lens.heads import Head
 from induction_lens.metrics import per_token_loss
 from induction_lens.models import Model, device_of, run, shape
@@ -28,6 +30,7 @@ from induction_lens.reports.model.evaluation import Data
 FEWEST_SEQUENCES = 16
 """Fewer have no interval to speak of."""
 _SCORING = 45  # passes of 512 tokens: prompts, shuffled prompts, and 32 sequences of text
+_ROUGH = 0.65  # what a pass in bfloat16 takes of one in float32, about
 _ANNOUNCED = 20  # seconds; of shorter work there is nothing to say
 
 
@@ -79,11 +82,20 @@ class Plan:
     @property
     def seconds(self) -> float:
         """About how long all of it takes, at most."""
+        return self._seconds(self.n_sequences, self._n_alone)
+
+    @property
+    def least_seconds(self) -> float:
+        """About how long it takes if all is decided on the first sequences."""
+        return self._seconds(self.n_alone, self.n_alone * self.n_heads)
+
+    def _seconds(self, n_controlled_on: int, n_alone: int) -> float:
         costs = self.costs
-        controls = self.n_controlled * self.n_controls
-        of_each = 2 * costs.clean + self.n_methods * costs.tested + controls * costs.control
-        alone = self._n_alone * costs.alone + 3 * self._n_first_order * costs.clean
-        return self.n_sequences * of_each + alone + _SCORING * costs.clean
+        of_each = 2 * costs.clean + costs.tested + (self.n_methods - 1) * costs.other
+        controls = self.n_controlled * self.n_controls * n_controlled_on
+        of_scores = (_SCORING + 3 * self._n_first_order) * costs.clean
+        alone = controls * costs.control + n_alone * costs.alone
+        return self.n_sequences * of_each + alone + of_scores
 
     def within(self, budget: float | None) -> Plan:
         """The largest plan that fits a budget in seconds, or the smallest that there is."""
@@ -91,7 +103,7 @@ class Plan:
             return self
         smaller = self
         for smaller in self._smaller():
-            if smaller.seconds <= budget:
+            if smaller.least_seconds <= budget:
                 break
         return smaller
 
@@ -111,13 +123,13 @@ class Plan:
         if self.seconds < _ANNOUNCED and budget is None:
             return None
         over = ""
-        if budget is not None and self.seconds > budget:
+        if budget is not None and self.least_seconds > budget:
             over = ", the least that a report can do"
         change = "" if budget is not None else "; --budget 2m, say, makes it shorter"
         return (
-            f"At most about {spoken(self.seconds)}{over}: {self.n_sequences} sequences, "
-            f"{self.n_controls} controls, single heads on {self.n_alone} sequences or more, "
-            f"{self.n_passes:,} passes{change}."
+            f"About {spoken(self.least_seconds)}, at most {spoken(self.seconds)}{over}: "
+            f"{self.n_sequences} sequences, {self.n_controls} controls, single heads on "
+            f"{self.n_alone} sequences or more, {self.n_passes:,} passes at most{change}."
         )
 
 
@@ -128,7 +140,9 @@ class Costs:
     clean: float
     """The whole model, losses of all positions."""
     tested: float
-    """The tested heads knocked out, losses of all positions."""
+    """The tested heads knocked out by the main method, losses of all positions."""
+    other: float
+    """The same by another method; of large models losses around two positions."""
     control: float
     """A control set knocked out, losses around two positions."""
     alone: float
@@ -146,14 +160,18 @@ class Costs:
         with run(model, tokens[:1].to(device_of(model)), unembeds=True) as road:
             whole = road.why_whole is not None
         if whole:
-            return cls(clean, clean, clean, clean)
+            return cls(clean, clean, clean, clean, clean)
         layers = 12 * sizes.n_layers * sizes.d_model**2
         body = clean * layers / (layers + sizes.d_vocab * sizes.d_model)
         first = min(head.layer for head in studied)
         below = body * first / sizes.n_layers
         short = 1 + (data.positions.early + data.positions.window) / tokens.shape[1]
         average = body * (sizes.n_layers + 1) / (2 * sizes.n_layers)
-        return cls(clean * short, (clean - below) * short, (body - below) * short, average * short)
+        tested, control = (clean - below) * short, (body - below) * short
+        if not compares_in_bfloat16(model):
+            return cls(clean * short, tested, tested, control, average * short)
+        control, alone = _ROUGH * control, _ROUGH * average * short
+        return cls(clean * short, tested, control, control, alone)
 
 
 def spoken(seconds: float) -> str:

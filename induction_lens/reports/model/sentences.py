@@ -61,8 +61,9 @@ def notes_on_rounding(rough: bool) -> tuple[str, ...]:
     if not rough:
         return ()
     return (
-        "Control sets and single heads were run in bfloat16, as changes from a clean run in "
-        "bfloat16; scores and the effects of the tested heads are in float32.",
+        "Control sets, single heads, and methods other than the quoted one were run in bfloat16, "
+        "as changes from a clean run in bfloat16; scores, and what is quoted of the tested heads, "
+        "are in float32.",
     )
 
 
