@@ -33,6 +33,7 @@ from induction_lens.models import (
     embedding,
     hook_name,
     output_weights,
+    remembered,
     shape,
     unembedding,
     value_weights,
@@ -170,6 +171,13 @@ def copying_from_weights(model: Model) -> HeadScores:
         >>> [(str(head), round(score, 2)) for head, score in scores.top(1)]
         [('0.7', 0.51)]
     """
+    values = remembered(model, COPYING_WEIGHTS.name, lambda: _shares_of_eigenvalues(model))
+    name, unit = COPYING_WEIGHTS.name, COPYING_WEIGHTS.unit
+    return HeadScores(name=name, values=values.clone(), unit=unit, ceiling=1.0)
+
+
+def _shares_of_eigenvalues(model: Model) -> Float[Tensor, "layer head"]:
+    """The sum of the eigenvalues of each head's circuit over that of their sizes."""
     sizes = shape(model)
     # d_model x d_model once, rather than d_vocab wide for every head
     token_overlap = unembedding(model).float() @ embedding(model).float()
@@ -187,5 +195,4 @@ def copying_from_weights(model: Model) -> HeadScores:
         magnitude = eigenvalues.abs().sum(-1)
         ratio = eigenvalues.real.sum(-1) / magnitude.where(magnitude > 0, 1.0)
         values[layer] = ratio
-    name, unit = COPYING_WEIGHTS.name, COPYING_WEIGHTS.unit
-    return HeadScores(name=name, values=values, unit=unit, ceiling=1.0)
+    return values

@@ -81,6 +81,7 @@ from induction_lens.models.properties import (
     weights_hash,
 )
 from induction_lens.models.relative import rotations
+from induction_lens.models.remembered import remembered
 from induction_lens.models.rotary import rotate, rotate_halves
 from induction_lens.models.rounding import has_bfloat16, rounded
 from induction_lens.models.run import Run, Whole
@@ -162,6 +163,7 @@ __all__ = [
     "prove_writes_land",
     "query_weights",
     "reading",
+    "remembered",
     "residual_scale",
     "rotate",
     "rotate_halves",

@@ -63,6 +63,7 @@ from induction_lens.models.projections import (
     repeats,
 )
 from induction_lens.models.properties import check_weights
+from induction_lens.models.remembered import remembered
 from induction_lens.models.rotary import rotate, rotate_halves
 from induction_lens.models.run import Run, Whole
 
@@ -423,14 +424,20 @@ def run(
 
 
 def _checked_layers(model: Model, tokens: Tensor, unembeds: bool) -> LayerByLayer | None:
-    """The fastest way through the layers that ends like the model on these tokens."""
-    spread = _spread(tokens.shape[1])
-    expected = logits_at(model, tokens, spread) if unembeds else _final(model, tokens)[:, spread]
-    for sites in (None, *_sites(model, tokens)):
-        layers = LayerByLayer(model, sites)
-        if _reproduces(layers, model, tokens, expected.float(), unembeds):
-            return layers
-    return None
+    """The fastest way through the layers that ends like the model on these tokens, or on as many
+    others that were read when the model was what it is now."""
+
+    def find() -> tuple[tuple[str, str, str] | None] | None:
+        spread = _spread(tokens.shape[1])
+        ends = logits_at(model, tokens, spread) if unembeds else _final(model, tokens)[:, spread]
+        for sites in (None, *_sites(model, tokens)):
+            layers = LayerByLayer(model, sites)
+            if _reproduces(layers, model, tokens, ends.float(), unembeds):
+                return (sites,)
+        return None
+
+    found = remembered(model, ("layers", tokens.shape[1], unembeds), find)
+    return None if found is None else LayerByLayer(model, *found)
 
 
 def _final(model: Model, tokens: Tensor) -> Tensor:

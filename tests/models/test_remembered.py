@@ -1,0 +1,125 @@
+"""What is remembered of a model is forgotten as soon as anything of it changes."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import induction_lens as il
+from induction_lens.models import HAS_HOOKED_TRANSFORMER, layerwise, remembered
+from induction_lens.toys.model import ToyConfig, build_toy
+
+IMPLEMENTATIONS = ["hooked", "bridge"] if HAS_HOOKED_TRANSFORMER else ["bridge"]
+TOKENS = torch.tensor([[0, 5, 7, 5, 7, 9, 5, 7, 9, 2, 3, 4]])
+
+
+@pytest.fixture(params=IMPLEMENTATIONS)
+def model(request):
+    config = ToyConfig(n_layers=2, d_model=24, n_heads=3, d_head=8, d_vocab=31, n_ctx=16, seed=1)
+    return build_toy(config, implementation=request.param, device="cpu")
+
+
+def _weight(model):
+    """The largest matrix of the first block."""
+    return max(model.blocks[0].parameters(), key=lambda weight: weight.numel())
+
+
+def _set_number(model):
+    model.blocks[0].attn.a_number = 3.0
+
+
+def _set_option(model):
+    model.cfg.n_ctx = 17
+
+
+def _write_through_data(model):
+    _weight(model).data.view(-1)[37] += 1e-5
+
+
+def _write_in_place(model):
+    with torch.no_grad():
+        _weight(model).mul_(1.0001)
+
+
+def _exchange_rows(model):
+    weight = _weight(model).data
+    weight[[0, 1]] = weight[[1, 0]].clone()
+
+
+def _exchange_parameters(model):
+    """As two heads that are exchanged: the sum over all numbers stays."""
+    first, second = (block.attn for block in model.blocks[:2])
+    for (_, one), (_, other) in zip(
+        first.named_parameters(), second.named_parameters(), strict=True
+    ):
+        one.data, other.data = other.data.clone(), one.data.clone()
+
+
+def _turn_to_nan(model):
+    _weight(model).data.view(-1)[3] = math.nan
+
+
+CHANGES = [
+    _set_number,
+    _set_option,
+    _write_through_data,
+    _write_in_place,
+    _exchange_rows,
+    _exchange_parameters,
+    _turn_to_nan,
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_any_change_is_seen(model, change):
+    found = []
+    for _ in range(2):
+        assert remembered(model, "it", lambda: found.append(1)) is None
+    assert len(found) == 1
+    change(model)
+    remembered(model, "it", lambda: found.append(1))
+    assert len(found) == 2
+
+
+def test_what_is_not_finite_is_never_remembered(model):
+    _turn_to_nan(model)
+    found = []
+    for _ in range(2):
+        remembered(model, "it", lambda: found.append(1))
+    assert len(found) == 2
+
+
+def test_a_pass_and_its_mode_are_no_change(model):
+    found = []
+    remembered(model, "it", lambda: found.append(1))
+    model(TOKENS)
+    model.train()
+    il.score_heads(model, tokens=TOKENS, progress=False)
+    model.eval()
+    remembered(model, "it", lambda: found.append(1))
+    assert len(found) == 1
+
+
+def test_layers_are_compared_once(model, monkeypatch):
+    compared, logits_at = [], layerwise.logits_at
+
+    def counted(*arguments):
+        compared.append(1)
+        return logits_at(*arguments)
+
+    monkeypatch.setattr(layerwise, "logits_at", counted)
+    first = il.per_token_loss(model, TOKENS, progress=False)
+    assert il.per_token_loss(model, TOKENS, progress=False).equal(first) is False  # NaN at BOS
+    assert len(compared) == 1
+    _write_through_data(model)
+    il.per_token_loss(model, TOKENS, progress=False)
+    assert len(compared) == 2
+
+
+def test_what_is_returned_may_be_changed(model):
+    first = il.detectors.copying_from_weights(model).values
+    kept = first.clone()
+    first.zero_()
+    assert il.detectors.copying_from_weights(model).values.equal(kept)
