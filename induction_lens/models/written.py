@@ -8,10 +8,9 @@ logits. What differs is given as a reason, and nothing is read off it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from induction_lens.models.fitness import unfit_for_unembedding
 from induction_lens.models.hooks import (
     HookFunction,
     Model,
+    Site,
     forward,
     hook_name,
     installed,
@@ -34,6 +34,7 @@ from induction_lens.models.properties import (
     unembedding,
 )
 
+_OTHER_SITES: tuple[Site, ...] = ("v", "z", "attn_out")
 _COMPARED = 64  # positions on which whole vectors are compared
 
 
@@ -47,20 +48,18 @@ class WrittenByHeads:
     """The heads, in the order of the axis `chosen`."""
     pattern: Float[Tensor, "chosen query_pos key_pos"]
     """Their attention."""
-    written: Float[Tensor, "chosen key_pos d_model"]
+    written: Float[Tensor, "chosen key_pos d_model"] | None
     """`v W_O` of each key: what the head would write if it attended to that key alone. Where the
-    model's norms take the mean over `d_model` out, it is taken out here too."""
-    why_not: str | None
-    """Why `written` is not what these heads add to the residual stream; None where it is."""
+    model's norms take the mean over `d_model` out, it is taken out here too. None where this is not
+    what these heads add to the residual stream."""
+    why_not: str | None = None
+    """Why it is not, as a clause."""
 
 
 def heads_written(
-    model: Model,
-    tokens: Int[Tensor, "1 pos"],
-    heads: Mapping[int, Sequence[int]],
-    look: Callable[[WrittenByHeads], None],
-) -> None:
-    """Run a model on one sequence, and show heads to `look`, one layer after the other.
+    model: Model, tokens: Int[Tensor, "1 pos"], heads: Mapping[int, Sequence[int]]
+) -> Iterator[WrittenByHeads]:
+    """Run a model on one sequence, and give heads of each layer, from the first on.
 
     Gradients and dropout are the caller's to turn off (`running`).
 
@@ -68,69 +67,74 @@ def heads_written(
         model: A hooked model.
         tokens: The sequence, on the model's device.
         heads: Heads by layer.
-        look: What to call.
 
     Raises:
-        InterventionError: If the model does not run through one of the hook points.
+        InterventionError: If the model does not run through a layer's pattern.
     """
-    hooks: list[tuple[str, HookFunction]] = []
-    for layer, chosen in sorted(heads.items()):
-        hooks += _hooks_of_layer(model, layer, tuple(chosen), look)
-    with installed(model, hooks):
+    seen: dict[tuple[Site, int], Tensor] = {}
+
+    def on(site: Site, layer: int) -> HookFunction:
+        def hook(activation: Tensor) -> None:
+            of_heads = activation.detach()[0]
+            seen[site, layer] = of_heads[list(heads[layer])] if site == "pattern" else of_heads
+
+        return hook
+
+    known = model.hook_dict
+    patterns = [(hook_name("pattern", layer), on("pattern", layer)) for layer in heads]
+    others = [
+        (hook_name(site, layer), on(site, layer))
+        for layer in heads
+        for site in _OTHER_SITES
+        if hook_name(site, layer) in known
+    ]
+    with installed(model, patterns), installed(model, others, all_fire=False):
         run_until(model, tokens, hook_name("resid_post", max(heads)))
+    for layer in sorted(heads):
+        of_layer = [seen.pop((site, layer), None) for site in ("pattern", *_OTHER_SITES)]
+        yield _written(model, layer, tuple(heads[layer]), of_layer)
 
 
-def _hooks_of_layer(
-    model: Model,
-    layer: int,
-    heads: tuple[int, ...],
-    look: Callable[[WrittenByHeads], None],
-) -> list[tuple[str, HookFunction]]:
-    """Hooks that keep a layer's parts until attention ends, then show them."""
-    seen: dict[str, Tensor] = {}
-    chosen = list(heads)
-
-    def on_value(value: Float[Tensor, "1 pos kv_head d_head"]) -> None:
-        groups = shape(model).n_heads // value.shape[2]
-        of_heads = value.detach()[0, :, [head // groups for head in chosen]]
-        seen["value"] = of_heads.transpose(0, 1).float()
-
-    def on_pattern(pattern: Float[Tensor, "1 head query_pos key_pos"]) -> None:
-        seen["pattern"] = pattern.detach()[0, chosen].float()
-
-    def on_z(z: Float[Tensor, "1 pos head d_head"]) -> None:
-        seen["z"] = z.detach()[0]
-
-    def on_attn_out(attn_out: Float[Tensor, "1 pos d_model"]) -> None:
-        W_O = output_weights(model, layer)
-        why_not = _unlike_products(layer, chosen, seen) or _unlike_added(
-            model, layer, W_O, seen["z"], attn_out[0]
-        )
-        written = seen["value"] @ W_O[chosen].float()
-        if centres(model):
-            written -= written.mean(-1, keepdim=True)
-        look(WrittenByHeads(layer, heads, seen["pattern"], written, why_not))
-        seen.clear()
-
-    functions = {"v": on_value, "pattern": on_pattern, "z": on_z, "attn_out": on_attn_out}
-    return [(hook_name(site, layer), function) for site, function in functions.items()]  # type: ignore[arg-type]
+def _written(
+    model: Model, layer: int, heads: tuple[int, ...], seen: Sequence[Tensor | None]
+) -> WrittenByHeads:
+    """What was seen of a layer (pattern, values, `z`, what is added), put together and compared with
+    the layer's own sums."""
+    pattern, value, z, attn_out = seen
+    assert pattern is not None
+    pattern = pattern.float()
+    if value is None or z is None or attn_out is None or value.ndim != 3:
+        why_not = f"layer {layer} does not show its values"
+        return WrittenByHeads(layer, heads, pattern, None, why_not)
+    groups = shape(model).n_heads // value.shape[1]
+    value = value[:, [head // groups for head in heads]].transpose(0, 1).float()
+    weight = output_weights(model, layer)
+    why_not = _unlike_products(layer, pattern, value, z[:, list(heads)].transpose(0, 1))
+    why_not = why_not or _unlike_added(model, layer, weight, z, attn_out)
+    if why_not is not None:
+        return WrittenByHeads(layer, heads, pattern, None, why_not)
+    written = value @ weight[list(heads)].float()
+    if centres(model):
+        written -= written.mean(-1, keepdim=True)
+    return WrittenByHeads(layer, heads, pattern, written)
 
 
-def _unlike_products(layer: int, chosen: list[int], seen: Mapping[str, Tensor]) -> str | None:
+def _unlike_products(layer: int, pattern: Tensor, value: Tensor, z: Tensor) -> str | None:
     """Why heads put out something else than their pattern times the values."""
-    z = seen["z"][:, chosen].transpose(0, 1)
-    if seen["value"].shape != z.shape:
+    if value.shape != z.shape:
         return f"the values of layer {layer} are not as wide as what its heads put out"
-    if _same(seen["pattern"] @ seen["value"], z):
+    if _same(pattern @ value, z):
         return None
     return f"heads of layer {layer} put out something else than attention times values"
 
 
-def _unlike_added(model: Model, layer: int, W_O: Tensor, z: Tensor, attn_out: Tensor) -> str | None:
+def _unlike_added(
+    model: Model, layer: int, weight: Tensor, z: Tensor, attn_out: Tensor
+) -> str | None:
     """Why attention adds something else than the heads' outputs through `W_O`, and the bias."""
-    z, attn_out = z[:_COMPARED], attn_out.detach()[:_COMPARED]
+    z, attn_out = z[:_COMPARED], attn_out[:_COMPARED]
     bias = getattr(untyped(model).blocks[layer].attn, "b_O", None)
-    added = z.flatten(1).float() @ W_O.flatten(0, 1).float()
+    added = z.flatten(1).float() @ weight.flatten(0, 1).float()
     added = added if bias is None else added + bias.detach().float()
     if _same(added, attn_out):
         return None
@@ -185,9 +189,6 @@ def readout(
 
 
 def _scale(model: Model, residual: Float[Tensor, "1 pos d_model"]) -> Float[Tensor, " pos"]:
+    """What the final norm divides each position by: 1 in a model without norms."""
     scale = residual_scale(model, residual.float())
-    return (
-        scale.expand(residual.shape[:2] + (1,))[0, :, 0]
-        if scale.ndim
-        else scale.expand(residual.shape[1])
-    )
+    return scale.expand(1, residual.shape[1], 1)[0, :, 0]

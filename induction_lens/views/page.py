@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import math
 import zlib
 from pathlib import Path
 from string import Template
@@ -21,7 +22,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from induction_lens.views.attention import AttentionView
+    from induction_lens.views.view import AttentionView
 
 TEMPLATES = Path(__file__).parent / "templates"
 STEPS = 255
@@ -126,7 +127,7 @@ def _described(view: AttentionView) -> dict[str, Any]:
     elif on_targets is not None:
         for head, mass in zip(view.heads, on_targets.tolist(), strict=True):
             grid[head.layer * view.n_heads + head.head] = round(mass, 4)
-    grid = [None if value is None or value != value else value for value in grid]
+    grid = [None if value is None or math.isnan(value) else value for value in grid]
     units = None
     if view.logit_attribution is not None:
         units = [signed_codes(table)[1] for table in view.logit_attribution]

@@ -257,12 +257,20 @@
     const pixels = Math.max(64, Math.round(canvas.clientWidth * (window.devicePixelRatio || 1)));
     if (canvas.width !== pixels) canvas.width = canvas.height = pixels;
     const context = canvas.getContext("2d");
-    const image = context.createImageData(pixels, pixels);
-    const { size } = state, most = head.largest(state.measure);
+    const drawn = [pixels, state.measure, state.size, state.from, colours.card, colours.hot].join();
+    if (card.drawn !== drawn) Object.assign(card, { drawn, image: cellsOf(head, context.createImageData(pixels, pixels)) });
+    context.putImageData(card.image, 0, 0);
+    marks(card, context, pixels / state.size);
+  }
+
+  function cellsOf(head, image) {
+    const pixels = image.width, { size } = state, most = head.largest(state.measure);
+    const dots = new Uint32Array(image.data.buffer);
+    const packed = ([red, green, blue]) => (255 << 24) | (blue << 16) | (green << 8) | red;
     const edge = (from, i) => from + Math.floor((i * size) / pixels);
     const spans = (from) => Array.from({ length: pixels }, (_, i) => [edge(from, i), Math.max(edge(from, i) + 1, edge(from, i + 1))]);
     const rows = spans(state.from[0]), columns = spans(state.from[1]);
-    const unseen = colours.card.map((base, i) => Math.round(base + (colours.line[i] - base) * 0.35));
+    const unseen = packed(colours.card.map((base, i) => Math.round(base + (colours.line[i] - base) * 0.35)));
     const known = new Map();
     rows.forEach(([q0, q1], y) => columns.forEach(([k0, k1], x) => {
       let value = 0;
@@ -271,12 +279,10 @@
         if (Math.abs(here) > Math.abs(value)) value = here;
       }
       const level = Math.round((255 * value) / most);
-      if (!known.has(level)) known.set(level, mixed(level / 255));
-      const colour = k0 >= q1 ? unseen : known.get(level);
-      image.data.set([...colour, 255], 4 * (y * pixels + x));
+      if (!known.has(level)) known.set(level, packed(mixed(level / 255)));
+      dots[y * pixels + x] = k0 >= q1 ? unseen : known.get(level);
     }));
-    context.putImageData(image, 0, 0);
-    marks(card, context, pixels / size);
+    return image;
   }
 
   function marks(card, context, perCell) {

@@ -38,7 +38,6 @@ from induction_lens.heads import Head, HeadLike, HeadScores, names_of, parse_hea
 from induction_lens.inputs.prompt import Prompt, one_sequence, token_texts
 from induction_lens.models import (
     Model,
-    WrittenByHeads,
     device_of,
     heads_written,
     model_name,
@@ -283,7 +282,7 @@ def _chosen(
             "heads",
             f"at most {most_heads(n_pos)} heads on {n_pos:,} tokens",
             None,
-            "name those to look at, such as heads=['0.0', '1.0'], or pass fewer tokens",
+            "name those to look at, such as 0.0 and 1.0, or pass fewer tokens",
             given=f"{len(every)}",
         )
     return tuple(every)
@@ -303,19 +302,19 @@ def _measured(model: Model, ids: Int[Tensor, " pos"], chosen: Sequence[Head]) ->
     with running(model):
         tokens = ids[None].to(device_of(model))
         read = readout(model, tokens, tokens[0, 1:])
-
-        def look(seen: WrittenByHeads) -> None:
+        for seen in heads_written(model, tokens, by_layer):
             if seen.why_not is not None:
                 reasons.append(seen.why_not)
-            for weights, written, head in zip(seen.pattern, seen.written, seen.heads, strict=True):
+            for place, head in enumerate(seen.heads):
                 index = at[Head(seen.layer, head)]
+                weights = seen.pattern[place]
                 pattern[index] = weights.cpu()
-                norm[index] = written.norm(dim=-1).cpu()
+                if seen.written is None:
+                    continue
+                norm[index] = seen.written[place].norm(dim=-1).cpu()
                 if not isinstance(read, str):
-                    each = weights[:-1] * (written @ read.directions).T
-                    logits[index, :-1] = (each / read.scale[:-1, None]).cpu()
-
-        heads_written(model, tokens, by_layer, look)
+                    raised = (seen.written[place] @ read.directions).T
+                    logits[index, :-1] = (weights[:-1] * raised / read.scale[:-1, None]).cpu()
     _check_finite(pattern)
     known, told = not reasons, not reasons and not isinstance(read, str)
     return {
