@@ -98,8 +98,8 @@ def heads_written(
 def _written(
     model: Model, layer: int, heads: tuple[int, ...], seen: Sequence[Tensor | None]
 ) -> WrittenByHeads:
-    """What was seen of a layer (pattern, values, `z`, what is added), put together and compared with
-    the layer's own sums."""
+    """What was seen of a layer (pattern, values, `z`, what attention adds), put together and
+    compared with the layer's own sums."""
     pattern, value, z, attn_out = seen
     assert pattern is not None
     pattern = pattern.float()

@@ -99,14 +99,15 @@ def test_every_control_is_reached_and_worked_by_keys(view, tmp_path):
     press(strip, "ArrowDown"); const down = chosen();
     press(strip, "ArrowUp"); press(strip, "End"); const end = chosen();
     press(canvas, "ArrowUp"); const up = chosen();
-    const zooms = ["+", "+", "ArrowLeft", "-", "0"].map((key) => {
+    const zooms = ["+", "+", "ArrowRight", "-", "0"].map((key) => {
       press(canvas, key);
       return one(".tools span").textContent;
     });
     const stop = one(".grid [tabindex='0']");
     stop.focus(); press(stop, "ArrowDown");
     const focused = document.activeElement.getAttribute("aria-label");
-    document.activeElement.click(); await settled(); await settled();
+    document.activeElement.click();
+    await until(() => titles().length === 3);
     const heads = titles();
     const close = one(".headcard header button"); close.click();
     const native = "a[href], button, input, select, textarea, summary";
@@ -182,8 +183,13 @@ def test_heads_of_the_address_are_shown(view, tmp_path):
 
 
 def test_a_browser_that_cannot_unpack_is_told(view, tmp_path):
-    gone = "<script>delete window.DecompressionStream</script><style>"
-    script = "return document.getElementById('trouble').textContent;"
+    gone = "<script>delete window.DecompressionStream</script>"
+    gone += '<script>document.documentElement.dataset.ready = "true"</script><style>'
+    script = """
+    const said = document.getElementById("trouble");
+    await until(() => !said.hidden);
+    return said.textContent;
+    """
     said = asked(view.html.replace("<style>", gone, 1), script, tmp_path)
     assert "cannot unpack" in said
 
@@ -191,8 +197,7 @@ def test_a_browser_that_cannot_unpack_is_told(view, tmp_path):
 def test_a_notebook_frame_shows_it(view, tmp_path):
     script = """
     const frame = document.querySelector("iframe");
-    const ready = () => frame.contentDocument?.documentElement.dataset.ready;
-    for (let i = 0; i < 300 && !ready(); i++) await settled();
+    await until(() => frame.contentDocument?.documentElement?.dataset.ready);
     return frame.contentDocument.querySelectorAll(".headcard").length;
     """
     begin = "<!doctype html><html data-ready='1'><body><style></style>"
