@@ -103,10 +103,12 @@ def _written(
     pattern, value, z, attn_out = seen
     assert pattern is not None
     pattern = pattern.float()
-    if value is None or z is None or attn_out is None or value.ndim != 3:
+    n_heads = shape(model).n_heads
+    seen_whole = value is not None and z is not None and attn_out is not None
+    if not seen_whole or value.ndim != 3 or n_heads % value.shape[1]:
         why_not = f"layer {layer} does not show its values"
         return WrittenByHeads(layer, heads, pattern, None, why_not)
-    groups = shape(model).n_heads // value.shape[1]
+    groups = n_heads // value.shape[1]
     value = value[:, [head // groups for head in heads]].transpose(0, 1).float()
     weight = output_weights(model, layer)
     why_not = _unlike_products(layer, pattern, value, z[:, list(heads)].transpose(0, 1))

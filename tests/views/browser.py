@@ -32,7 +32,8 @@ _ASK = """<script>
   await until(() => document.documentElement.dataset.ready || faults.length);
   let answer;
   try { answer = await (async () => { %s })(); } catch (error) { faults.push(String(error)); }
-  const asked = performance.getEntriesByType("resource").map((entry) => entry.name);
+  const resources = performance.getEntriesByType("resource").map((entry) => entry.name);
+  const asked = resources.filter((name) => !name.startsWith("about:"));
   const overflow = document.documentElement.scrollWidth - innerWidth;
   const body = JSON.stringify({ answer, faults, asked, overflow });
   await fetch("/said", { method: "POST", body });
@@ -72,7 +73,7 @@ def asked(page: str, script: str, folder: Path, *, width: int = 1200, dark: bool
     assert heard, "the page said nothing"
     said = json.loads(heard[0])
     assert said["faults"] == [], said["faults"]
-    assert said["asked"] == []
+    assert said["asked"] == [], said["asked"]
     assert said["overflow"] <= 0
     return said["answer"]
 

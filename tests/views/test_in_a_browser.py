@@ -200,8 +200,8 @@ def test_a_notebook_frame_shows_it(view, tmp_path):
     await until(() => frame.contentDocument?.documentElement?.dataset.ready);
     return frame.contentDocument.querySelectorAll(".headcard").length;
     """
-    begin = "<!doctype html><html data-ready='1'><body><style></style>"
-    page = f"{begin}{view._repr_html_()}</body></html>"
+    begin = "<!doctype html><html data-ready='1'><link rel='icon' href='data:,'><style></style>"
+    page = f"{begin}{view._repr_html_()}</html>"
     assert asked(page, script, tmp_path) == 2
 
 
