@@ -18,6 +18,7 @@ from induction_lens.models import (
     bos_id,
     model_name,
     sequences_of,
+    shape,
     tokenizer_of,
 )
 
@@ -77,6 +78,12 @@ def _encoded(model: Model, text: str) -> Int[Tensor, "1 pos"]:
     [ids] = encode([text], tokenizer)
     if not ids:
         raise checks.refuse("the text", "at least one token", text, "write something")
+    n_ctx = shape(model).n_ctx
+    if len(ids) >= n_ctx:
+        condition = f"at most {n_ctx} tokens with BOS (the model's context)"
+        raise checks.refuse(
+            "the text", condition, None, "pass a part of it", given=f"{1 + len(ids)}"
+        )
     return torch.tensor([[bos_id(model), *ids]], device="cpu")
 
 

@@ -227,8 +227,8 @@ def attention(
         >>> view.save("attention.html").name
         'attention.html'
         >>> weights = view["1.6"].pattern
-        >>> [view.tokens[key] for key in weights[-1].topk(2).indices.tolist()]
-        ['e', 'ond']
+        >>> view.tokens[18], view.tokens[int(weights[18].argmax())]
+        (' se', 'con')
     """
     checks.model(model)
     ids = one_sequence(model, text_or_tokens)

@@ -140,8 +140,8 @@
     strip.addEventListener("click", (event) => { if (at(event) !== undefined) choose(Number(at(event))); });
     strip.addEventListener("keydown", (event) => {
       const step = { ArrowLeft: -1, ArrowRight: 1, Home: -n, End: n }[event.key];
-      if (step !== undefined) choose(state.at + step, card);
-      else if (event.key === "ArrowUp" || event.key === "ArrowDown") choose(nextLine(card, event.key === "ArrowUp" ? -1 : 1), card);
+      if (step !== undefined) choose(state.at + step);
+      else if (event.key === "ArrowUp" || event.key === "ArrowDown") choose(nextLine(card, event.key === "ArrowUp" ? -1 : 1));
       else return;
       event.preventDefault();
     });
@@ -313,25 +313,28 @@
 
   // --- choosing --------------------------------------------------------------------------------
 
-  function choose(at, card) {
+  function choose(at) {
     state.at = clamp(at, 0, n - 1);
     state.cell = null;
     follow(...(cards.size ? defaultCell(cards.values().next().value.head) : [state.at, state.at]));
+    settle();
+  }
+
+  function settle() {
     paint(state.at);
     drawMaps();
-    const span = card?.spans[state.at];
-    if (span) {
-      const { strip } = card, top = span.offsetTop - strip.scrollTop;
+    // long text scrolls inside its strip
+    cards.forEach(({ spans, strip }) => {
+      const span = spans[state.at], top = span.offsetTop - strip.scrollTop;
       if (top < 0 || top + span.offsetHeight > strip.clientHeight) strip.scrollTop = span.offsetTop - strip.clientHeight / 2;
-    }
+    });
   }
 
   function pointAt(query, key) {
     state.cell = [clamp(query, 0, n - 1), clamp(key, 0, n - 1)];
     state.at = state.cell[state.direction === "from" ? 0 : 1];
     follow(...state.cell);
-    paint(state.at);
-    drawMaps();
+    settle();
   }
 
   // move the part of the map that is shown so that a cell is in it
@@ -386,8 +389,7 @@
       card.score.textContent = score === null || !view.gridOf ? "" : `${view.gridOf} ${score.toFixed(2)}`;
     });
     colourGrid();
-    paint(state.at);
-    drawMaps();
+    settle();
   }
 
   // --- the grid of heads -----------------------------------------------------------------------
