@@ -104,10 +104,11 @@ def _written(
     assert pattern is not None
     pattern = pattern.float()
     n_heads = shape(model).n_heads
-    seen_whole = value is not None and z is not None and attn_out is not None
-    if not seen_whole or value.ndim != 3 or n_heads % value.shape[1]:
-        why_not = f"layer {layer} does not show its values"
-        return WrittenByHeads(layer, heads, pattern, None, why_not)
+    hidden = f"layer {layer} does not show its values"
+    if value is None or z is None or attn_out is None:
+        return WrittenByHeads(layer, heads, pattern, None, hidden)
+    if value.ndim != 3 or n_heads % value.shape[1]:
+        return WrittenByHeads(layer, heads, pattern, None, hidden)
     groups = n_heads // value.shape[1]
     value = value[:, [head // groups for head in heads]].transpose(0, 1).float()
     weight = output_weights(model, layer)

@@ -366,14 +366,13 @@ def test_logits_that_are_more_than_the_unembedding_are_not_attributed(monkeypatc
     model = induction_circuit()
     prompt = [0, *(3, 11, 7) * 2]
     right = attention(model, prompt)
-    unembed = model.unembed.forward
-    monkeypatch.setattr(model.unembed, "forward", lambda x: 9 * torch.tanh(unembed(x) / 9))
+    model.unembed.register_forward_hook(lambda _, __, logits: 9 * torch.tanh(logits / 9))
     if not is_known:  # whoever changed it cannot be told, so that the numbers must show it
         monkeypatch.setattr("induction_lens.models.written.unfit_for_unembedding", lambda _: None)
     view = attention(model, prompt)
     assert view.logit_attribution is None
     torch.testing.assert_close(view.value_weighted, right.value_weighted)
-    reason = "forward function" if is_known else "not the unembedding of its normed residual"
+    reason = "torch hook" if is_known else "not the unembedding of its normed residual"
     assert reason in view.notes[0]
 
 
