@@ -85,7 +85,7 @@ def _maps(found: Findings) -> list[tuple[str, str, Figure]]:
     return maps
 
 
-def _heads_table(found: Findings, view: str) -> Table:
+def _heads_table(found: Findings, view: str = "") -> Table:
     """The strongest heads by induction score, with what is needed to read it; each leads to its
     place in the view, where there is one."""
     induction = found.scores[INDUCTION.name]
