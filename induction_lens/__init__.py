@@ -2,7 +2,7 @@
 
 The main road is here; the rest is one level down: `il.detectors`, `il.ablation`, `il.circuits`,
 `il.tasks`, `il.toys`, `il.languages`, `il.training`, `il.tracking`, `il.suites`, `il.dynamics`,
-`il.reports`, `il.plots`, `il.inputs`, `il.models`.
+`il.reports`, `il.plots`, `il.views`, `il.inputs`, `il.models`.
 """
 
 from induction_lens import (
@@ -20,6 +20,7 @@ from induction_lens import (
     toys,
     tracking,
     training,
+    views,
 )
 from induction_lens.ablation import AblationStudy, ablate, ablate_each_head, knocked_out
 from induction_lens.detectors import score_heads
@@ -73,5 +74,6 @@ __all__ = [
     "tracking",
     "train",
     "training",
+    "views",
     "zoo",
 ]

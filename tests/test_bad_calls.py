@@ -229,6 +229,19 @@ def _cases_of_models(given: SimpleNamespace) -> Iterator[Case]:
         window=FROM_0,
         progress=FLAGS,
     )
+    yield from _cases(
+        il.views.attention,
+        {"model": model, "text_or_tokens": tokens[:1]},
+        model=MODELS,
+        # without a tokenizer there is no text; three rows are no prompt, nor is one token
+        text_or_tokens=(
+            *(*TOKENS[:4], *TOKENS[5:], tokens),
+            *([0], [0, 99], [0, True], [0, 1.5], [], "", 3),
+        ),
+        heads=HEADS[1:],
+        detector=("inductoin", 3, [], il.detectors.Detector("mine"), *BAD_DETECTORS),
+        scores=(3, {}, given.scores, il.HeadScores("mine", torch.zeros(1, 3))),
+    )
 
 
 def _cases_of_numbers(given: SimpleNamespace) -> Iterator[Case]:
@@ -925,6 +938,15 @@ heads {there}/none/at/all
 heads toy-9l
 heads ''
 heads --quiet=yes {there}/toy
+attention {there}/toy --text words
+attention {there}/gpt2 --text ''
+attention {there}/gpt2 --text words --heads 9.9
+attention {there}/gpt2 --text words --heads ''
+attention {there}/gpt2 --text words --detector inductoin
+attention {there}/gpt2 --text words --out {there}
+attention {there}/gpt2 --text words --out {there}/text.txt/page.html
+attention {there}/toy --seed -1
+attention {there}/toy --device tpu
 report {there}/toy --heads 9.9
 report {there}/toy --heads one
 report {there}/toy --heads 0

@@ -19,6 +19,7 @@ PACKAGES = [
         for name in (
             *("ablation", "circuits", "detectors", "detectors.published", "dynamics", "inputs"),
             *("languages", "plots", "reports", "suites", "tasks", "toys", "tracking", "training"),
+            "views",
         )
     ),
 ]

@@ -250,6 +250,11 @@ def functions() -> dict[str, tuple[Callable[..., Any], Good]]:
         ),
         (il.detectors.target_mask, {"tokens": tokens, "detector": "induction"}),
         (
+            il.views.attention,
+            {"model": model, "text_or_tokens": tokens[:1], "heads": ["0.0"], "scores": None}
+            | {"detector": "induction"},
+        ),
+        (
             il.detectors.AttentionDetector,
             {"name": "mine", "targets": len, "title": "Mine", "caption": "", "source": ""}
             | {"unmeasured": "none", "by_content": True, "outlines_induction_heads": False},
@@ -303,6 +308,7 @@ NAMES = [
     *("Material.of", "before_and_after", "strongest_edges", "published_scores"),
     *(
         "target_mask",
+        "attention",
         "AttentionDetector",
         "Head",
         "Head.parse",
@@ -366,6 +372,8 @@ def _numbers(result: object) -> Iterator[float]:
             yield from (result.change, result.p_value)
         case dynamics.LossDerivative():
             yield from result.values.flatten().tolist()
+        case il.views.AttentionView():
+            yield from result.pattern.flatten().tolist()
         case Tensor():
             later = result[:, 1:] if result.ndim == 2 else result  # nothing precedes position 0
             yield from later.float().flatten().tolist()

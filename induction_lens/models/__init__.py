@@ -95,6 +95,7 @@ from induction_lens.models.sequences import (
 )
 from induction_lens.models.surroundings import undisturbed
 from induction_lens.models.write_checks import prove_writes_land
+from induction_lens.models.written import Readout, WrittenByHeads, heads_written, readout
 
 __all__ = [
     "FEWEST_DOCUMENTS",
@@ -113,6 +114,7 @@ __all__ = [
     "ModelShape",
     "PatternAttention",
     "Projector",
+    "Readout",
     "Run",
     "Sequences",
     "Site",
@@ -121,6 +123,7 @@ __all__ = [
     "Tokens",
     "Unembedder",
     "Whole",
+    "WrittenByHeads",
     "batch_size_for",
     "before_forward",
     "best_device",
@@ -139,6 +142,7 @@ __all__ = [
     "first_nan_layer",
     "forward",
     "has_bfloat16",
+    "heads_written",
     "hook_name",
     "hook_points",
     "installed",
@@ -163,6 +167,7 @@ __all__ = [
     "prove_writes_land",
     "query_weights",
     "reading",
+    "readout",
     "remembered",
     "residual_scale",
     "rotate",

@@ -25,7 +25,7 @@ from torch import Tensor
 from induction_lens.models.classes import is_hooked, usual_device
 from induction_lens.models.exclusive import InterventionError, exclusive, undone
 
-Site = Literal["k", "v", "z", "pattern", "resid_pre", "resid_post"]
+Site = Literal["k", "v", "z", "pattern", "attn_out", "resid_pre", "resid_post"]
 HookFunction = Callable[[Tensor], Tensor | None]
 
 _NAMES: Mapping[str, str] = {
@@ -33,6 +33,7 @@ _NAMES: Mapping[str, str] = {
     "v": "blocks.{layer}.attn.hook_v",
     "z": "blocks.{layer}.attn.hook_z",
     "pattern": "blocks.{layer}.attn.hook_pattern",
+    "attn_out": "blocks.{layer}.hook_attn_out",
     "resid_pre": "blocks.{layer}.hook_resid_pre",
     "resid_post": "blocks.{layer}.hook_resid_post",
 }

@@ -7,7 +7,6 @@ text from a model (tokens, names, paths) is escaped, by jinja2 in the page and b
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -50,6 +49,8 @@ class Table:
     """Rows."""
     strong: tuple[int, ...] = ()
     """Rows to set apart."""
+    links: tuple[str, ...] = ()
+    """Where the name of each row leads, if it leads anywhere."""
 
 
 def render(template: str, **content: Any) -> str:
@@ -57,15 +58,6 @@ def render(template: str, **content: Any) -> str:
     from plotly.offline import get_plotlyjs
 
     return _environment().get_template(template).render(plotly_js=get_plotlyjs(), **content)
-
-
-def framed(document: str, title: str) -> str:
-    """A document as an element of another, such as a notebook, that it cannot disturb."""
-    inner, named = html.escape(document, quote=True), html.escape(title, quote=True)
-    return (
-        f'<iframe srcdoc="{inner}" title="{named}" '
-        'style="width: 100%; height: 48rem; border: 0"></iframe>'
-    )
 
 
 @cache

@@ -30,6 +30,7 @@ from tests.hf_folders import write_folder
 from tests.reports.test_report import TEXT
 from tests.reports.test_training_report import MIDDLE
 from tests.reports.test_training_report import _run as synthetic_run
+from tests.views.plain import Page
 
 # Wide enough that no table cell is cut, and without colours.
 TERMINAL = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
@@ -67,6 +68,7 @@ def test_report_writes_the_page_and_prints_heads_icl_table_and_where_it_is(repor
     assert {path.name for path in folder.iterdir()} == {
         *(
             "index.html",
+            "attention.html",
             "heads.csv",
             "icl.csv",
             "losses.parquet",
@@ -198,6 +200,32 @@ def test_heads_lists_the_top_of_the_one_detector(models):
     printed = [line.split() for line in result.stdout.splitlines() if "." in line]
     expected = [[str(h), f"{score:.2f}"] for h, score in scores["duplicate_token"].top(3)]
     assert printed == expected
+
+
+def test_attention_writes_a_page_of_heads_on_the_prompt(models, tmp_path):
+    file = tmp_path / "page.html"
+    prompt = "def function(argument): return argument"
+    arguments = ["attention", models / "llama", "--text", prompt, "--heads", "1.4,0.2"]
+    result = _run(*arguments, "--out", file)
+    assert result.exit_code == 0, result.output
+    assert f"The page: {file.resolve()}" in result.stdout
+    page = Page(file.read_text())
+    assert page.view["heads"] == ["0.2", "1.4"]
+    assert "".join(page.view["tokens"][1:]) == prompt.replace(" ", "·")
+    said = json.loads(_run(*arguments, "--out", file, "--json").stdout)
+    assert (said["page"], said["heads"]) == (str(file), ["0.2", "1.4"])
+    assert "".join(said["tokens"][1:]) == prompt
+
+
+def test_attention_without_a_text_is_on_random_tokens(models, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = _run("attention", models / "bare", "--detector", "none")
+    assert result.exit_code == 0, result.output
+    assert "random tokens, 3 times over" in result.stderr
+    page = Page((tmp_path / "bare-attention.html").read_text())
+    ids = page.view["ids"]
+    assert ids[1:17] == ids[17:33] == ids[33:49]
+    assert page.targets() == set()
 
 
 def test_zoo_lists_the_models_that_ship():
@@ -340,6 +368,10 @@ def test_reproduce_passes_its_options_on_and_says_what_came_of_it(
             ["report", "{models}/llama", "--heads", "9.9", "--out", "{models}/llama/config.json"],
             "expected --out to be a folder to write to, got the file",
         ),
+        (["attention", "{models}/bare", "--text", "words"], "a model with a tokenizer"),
+        (["attention", "{models}/llama", "--text", "words", "--heads", "9.9"], "0.0 to 1.5"),
+        (["attention", "{models}/llama", "--text", "a " * 99], "at most 67 tokens"),
+        (["attention", "{models}/llama", "--out", "{models}"], "--out to be a file to write"),
         (["dynamics", "{models}/none", "--out", "{models}/text.txt"], "a folder to write to"),
         (["train", "--preset", "toy-9l"], "toy-2l"),
         (["train"], "either --preset or --all-presets"),

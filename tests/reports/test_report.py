@@ -647,6 +647,19 @@ def test_the_page_asks_nothing_of_the_network(found):
     assert text.count("* plotly.js v") == 1
 
 
+def test_the_saved_page_leads_to_every_head_on_its_passage(found, folder):
+    parsed = _Page((folder / "index.html").read_text())
+    links = [a["href"] for tag, a in parsed.tags if tag == "a"]
+    shown = [head for head, _ in found.scores["induction"].top(page.TOP)]
+    assert links == ["attention.html", *(f"attention.html#{head}" for head in shown)]
+    assert [a["data-view"] for _, a in parsed.tags if "data-view" in a] == ["attention.html"]
+    view = found.attention
+    assert len(view.heads) == found.scores["induction"].values.numel()
+    assert view.ids.tolist() == found.example.ids.tolist()
+    torch.testing.assert_close(view[found.example.head].pattern, found.example.pattern)
+    assert (folder / "attention.html").read_text() == view.html
+
+
 def test_every_figure_on_the_page_is_the_figure_of_its_result(found):
     parsed = _Page(found.to_html())
     figures = {

@@ -22,6 +22,7 @@ from induction_lens.circuits import Circuit
 from induction_lens.detectors import AttentionDetector
 from induction_lens.estimates import columns
 from induction_lens.heads import Head, HeadScores, ScoreTable, names_of
+from induction_lens.views import AttentionView
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,6 +88,8 @@ class Findings:
     """Detectors of the caller's own, whose scores are among `scores`."""
     circuit: Circuit | None = None
     """The induction circuit, where it was asked for and there is one."""
+    attention: AttentionView | None = None
+    """Heads to look at on the passage of `example`: all, or the strongest that a page holds."""
 
     @property
     def main_method(self) -> str:

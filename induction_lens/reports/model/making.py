@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import torch
+
 from induction_lens.ablation.controls import control_sets, n_possible_controls
 from induction_lens.ablation.jointly import studies_and_single_heads
 from induction_lens.ablation.measured_text import MeasuredText
@@ -24,8 +26,10 @@ from induction_lens.reports.model import sentences
 from induction_lens.reports.model.asked import Asked
 from induction_lens.reports.model.card import card_of, short_name
 from induction_lens.reports.model.evaluation import Data, example_of, is_large
-from induction_lens.reports.model.findings import Findings, Why
+from induction_lens.reports.model.findings import Example, Findings, Why
 from induction_lens.reports.model.plan import Costs, Plan, spoken
+from induction_lens.views import AttentionView, attention
+from induction_lens.views.view import most_heads
 
 _N_SCORED_TEXT = 32  # sequences of text for the previous-token score
 
@@ -55,6 +59,7 @@ def findings(model: Model, data: Data, asked: Asked, *, text: object) -> Finding
             stopped=stopping.reason is not None,
         )
         possible = n_possible_controls(model, studied)
+        example = example_of(model, scores["induction"].top(1)[0][0], data)
         return Findings(
             name=short_name(model),
             card=card_of(model, data, text=text, options=options),
@@ -73,7 +78,7 @@ def findings(model: Model, data: Data, asked: Asked, *, text: object) -> Finding
             effects=effects,
             n_alone=plan.n_alone,
             tokens=data.tokens.cpu(),
-            example=example_of(model, scores["induction"].top(1)[0][0], data),
+            example=example,
             is_text=data.is_text,
             notes=(
                 *data.notes,
@@ -86,6 +91,7 @@ def findings(model: Model, data: Data, asked: Asked, *, text: object) -> Finding
             ),
             own_detectors=asked.detectors,
             circuit=circuit,
+            attention=_attention(model, example, scores["induction"]),
         )
 
 
@@ -145,6 +151,15 @@ def _knocked_out(
         stopping=stopping,
         progress=asked.progress,
     )
+
+
+def _attention(model: Model, example: Example, induction: HeadScores) -> AttentionView:
+    """All heads on the passage that the page shows; the strongest, where a view holds no more."""
+    most = min(most_heads(len(example.ids)), induction.values.numel())
+    heads = [head for head, _ in induction.top(most)]
+    ids = example.ids[None]
+    prompt = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}  # none of it is padding
+    return attention(model, prompt, heads, scores=induction)
 
 
 def _circuit(asked: Asked, model: Model, data: Data) -> tuple[Circuit | None, tuple[str, ...]]:

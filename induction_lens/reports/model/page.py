@@ -12,12 +12,17 @@ from induction_lens.reports.circuit import section
 from induction_lens.reports.model import sentences
 from induction_lens.reports.model.findings import Example, Findings
 from induction_lens.reports.pages import Figure, Table
+from induction_lens.views.page import visible
 
 TOP = 8  # rows of the table of heads
+ATTENTION = "attention.html"
+"""The file of the view of heads, in a report's folder."""
 
 
-def render(found: Findings) -> str:
-    """The page of a report, as one self-contained HTML document."""
+def render(found: Findings, *, linked: bool = False) -> str:
+    """The page of a report, as one self-contained HTML document; `linked`: with links to the view
+    of heads, which lies beside it."""
+    view = ATTENTION if linked and found.attention is not None else ""
     return html.render(
         "report.html",
         headline=sentences.headline(found),
@@ -26,7 +31,8 @@ def render(found: Findings) -> str:
         summary=sentences.summary(found),
         figures_of_merit=_figures_of_merit(found),
         maps=_maps(found),
-        heads_table=_heads_table(found),
+        view=view,
+        heads_table=_heads_table(found, view),
         icl=_icl(found),
         icl_table=_icl_table(found),
         over=sentences.over(next(iter(found.studies.values())).clean),
@@ -79,8 +85,9 @@ def _maps(found: Findings) -> list[tuple[str, str, Figure]]:
     return maps
 
 
-def _heads_table(found: Findings) -> Table:
-    """The strongest heads by induction score, with what is needed to read it."""
+def _heads_table(found: Findings, view: str = "") -> Table:
+    """The strongest heads by induction score, with what is needed to read it; each leads to its
+    place in the view, where there is one."""
     induction = found.scores[INDUCTION.name]
     shown = [head for head, _ in induction.top(max(TOP, min(len(found.heads), 24)))]
     others = [detector for detector in _detectors(found) if detector != INDUCTION]
@@ -99,7 +106,8 @@ def _heads_table(found: Findings) -> Table:
         for head in shown
     )
     strong = tuple(i for i, head in enumerate(shown) if head in found.heads)
-    return Table(tuple(columns), rows, strong)
+    links = tuple(f"{view}#{head}" for head in shown) if view else ()
+    return Table(tuple(columns), rows, strong, links)
 
 
 def _cell(scores: HeadScores, field: str, head: Head) -> str:
@@ -189,9 +197,3 @@ def _example(example: Example) -> dict[str, Any]:
         "targets": [row.nonzero().flatten().tolist() for row in targets],
         "start": int(mass.argmax()) if bool(targets.any()) else len(example.tokens) - 1,
     }
-
-
-def visible(token: str) -> str:
-    """A token's text with its white space made visible."""
-    marked = token.replace("\r", "").replace("\n", "⏎").replace("\t", "⇥").replace(" ", "·")
-    return marked or "∅"

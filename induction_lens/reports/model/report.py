@@ -32,7 +32,7 @@ from induction_lens.reports.model.asked import Asked
 from induction_lens.reports.model.evaluation import evaluation_data
 from induction_lens.reports.model.findings import Findings, finite
 from induction_lens.reports.model.making import findings
-from induction_lens.reports.pages import framed
+from induction_lens.views.page import framed
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ class Report(Findings):
     def save(self, folder: str | Path) -> Path:
         """Write the page and its data; each file appears whole or not at all.
 
-        The files are `index.html`, `heads.csv`, `icl.csv`, `losses.parquet`,
+        The files are `index.html`, `attention.html`, `heads.csv`, `icl.csv`, `losses.parquet`,
         `short_losses.parquet` and `report.json`; with a circuit also `circuit.svg`,
         `circuit_edges.csv`, `circuit_cuts.csv` and `circuit_sets.csv`.
 
@@ -79,7 +79,9 @@ class Report(Findings):
             write_tables(self.circuit, folder, prefix="circuit_")
             content["circuit"] = finite(records(self.circuit))
         write_text(folder / "report.json", json.dumps(content, indent=1, allow_nan=False))
-        write_text(folder / "index.html", self.to_html())
+        if self.attention is not None:
+            self.attention.save(folder / page.ATTENTION)
+        write_text(folder / "index.html", page.render(self, linked=True))
         return folder / "index.html"
 
     def __repr__(self) -> str:

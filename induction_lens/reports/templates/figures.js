@@ -31,6 +31,12 @@
   const scripts = [...document.querySelectorAll("script[data-figure]")];
   const drawAll = () => scripts.forEach(draw);
   drawAll();
+  // a head on a map leads to what it does, where that lies beside the page
+  document.querySelectorAll("[data-view]").forEach((maps) => drawn.forEach((_, place) => {
+    if (!maps.contains(place)) return;
+    place.classList.add("leads");
+    place.on("plotly_click", ({ points: [{ x, y }] }) => { location.href = `${maps.dataset.view}#${y}.${x}`; });
+  }));
   dark.addEventListener("change", drawAll);
   const fit = new ResizeObserver((entries) => {
     for (const { target } of entries) {

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from induction_lens import checks
 from induction_lens.files import output_folder, tidy, write_text
-from induction_lens.reports.pages import framed
 from induction_lens.reports.training import page, sentences
 from induction_lens.reports.training.findings import TrainingFindings, find
 from induction_lens.reports.training.runs import shipped_runs
 from induction_lens.tracking.runs import TrackedRun, read_run
 from induction_lens.tracking.trajectory import Trajectory
+from induction_lens.views.page import framed
 
 if TYPE_CHECKING:
     import pandas as pd
