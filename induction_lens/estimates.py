@@ -19,13 +19,14 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from induction_lens import checks
+from induction_lens.packing import packable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,6 +37,7 @@ N_RESAMPLES = 5000
 Measure = Literal["nats", "tokens", "ratio"]
 
 
+@packable
 @dataclass(frozen=True)
 class Estimate:
     """A number with its bootstrap confidence interval, such as a mean over sequences.
@@ -94,6 +96,11 @@ class Estimate:
     def __float__(self) -> float:
         """The number."""
         return float(self.value)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """How notebooks show it: the number, its interval and its unit, in one line."""
+        del cycle
+        printer.text(str(self) + ("" if self.unit == "ratio" else f" {self.unit}"))
 
     def excludes_zero(self) -> bool:
         """Whether the whole interval lies on one side of zero."""

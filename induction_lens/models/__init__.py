@@ -80,6 +80,7 @@ from induction_lens.models.properties import (
     value_weights,
     weights_hash,
 )
+from induction_lens.models.provenance import known_weights_hash, provenance_of, versions
 from induction_lens.models.relative import rotations
 from induction_lens.models.rotary import rotate, rotate_halves
 from induction_lens.models.rounding import has_bfloat16, rounded
@@ -146,6 +147,7 @@ __all__ = [
     "is_set",
     "keep",
     "key_weights",
+    "known_weights_hash",
     "load_downloaded",
     "load_own_format",
     "load_pretrained",
@@ -160,6 +162,7 @@ __all__ = [
     "pattern_of",
     "positions_for",
     "prove_writes_land",
+    "provenance_of",
     "query_weights",
     "reading",
     "residual_scale",
@@ -182,5 +185,6 @@ __all__ = [
     "units_of",
     "untyped",
     "value_weights",
+    "versions",
     "weights_hash",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -22,6 +22,8 @@ from induction_lens.circuits import Circuit
 from induction_lens.detectors import AttentionDetector
 from induction_lens.estimates import columns
 from induction_lens.heads import Head, HeadScores, ScoreTable, names_of
+from induction_lens.packing import packable, plain
+from induction_lens.results import Provenance, with_model
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 Why = Literal["induction", "strongest", "chosen"]
 
 
+@packable
 @dataclass(frozen=True)
 class Example:
     """One head's attention on one short sequence."""
@@ -43,7 +46,7 @@ class Example:
     """The head's attention pattern; rows sum to 1."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Findings:
     """Everything one report measured, and on what."""
 
@@ -87,6 +90,8 @@ class Findings:
     """Detectors of the caller's own, whose scores are among `scores`."""
     circuit: Circuit | None = None
     """The induction circuit, where it was asked for and there is one."""
+    provenance: Provenance | None = field(default=None, repr=False, compare=False)
+    """Which model and tokens it is of, where that is known."""
 
     @property
     def main_method(self) -> str:
@@ -115,7 +120,7 @@ class Findings:
 
         frame = pd.DataFrame(list(self._icl_rows()))
         whole = ["rank", "n_controls", "n_documents"]  # integers that are missing for some
-        return frame.astype(dict.fromkeys(whole, "Int64"))
+        return with_model(frame.astype(dict.fromkeys(whole, "Int64")), self.provenance)
 
     def heads_frame(self) -> pd.DataFrame:
         """One row per head: every score with its standard error and null, and its effect alone."""
@@ -172,6 +177,7 @@ class Findings:
             "heads": finite(self.heads_frame().to_dict("records")),
             "notes": list(self.notes),
             "card": dict(self.card),
+            "provenance": plain(self.provenance),
         }
 
     def _icl_rows(self) -> Iterator[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from induction_lens.ablation.controls import control_sets, n_possible_controls
 from induction_lens.ablation.jointly import studies_and_single_heads
@@ -17,7 +18,7 @@ from induction_lens.circuits import circuit as find_circuit
 from induction_lens.circuits.material import N_SEQUENCES, N_SEQUENCES_OF_LARGE
 from induction_lens.detectors import DETECTORS, score_heads
 from induction_lens.heads import Head, HeadScores, ScoreTable
-from induction_lens.models import Model, has_bfloat16, shape
+from induction_lens.models import Model, has_bfloat16, provenance_of, shape
 from induction_lens.progress import wanted
 from induction_lens.reports.model import sentences
 from induction_lens.reports.model.asked import Asked
@@ -54,6 +55,8 @@ def findings(model: Model, data: Data, asked: Asked, *, text: object) -> Finding
             stopped=stopping.reason is not None,
         )
         possible = n_possible_controls(model, studied)
+        of = provenance_of(model, data.tokens)
+        windowed = {name: replace(study, provenance=of) for name, study in windowed.items()}
         return Findings(
             name=short_name(model),
             card=card_of(model, data, text=text, options=options),
@@ -69,7 +72,7 @@ def findings(model: Model, data: Data, asked: Asked, *, text: object) -> Finding
                 if study.short_losses is not None
             },
             windowed=windowed,
-            effects=effects,
+            effects=replace(effects, provenance=of),
             n_alone=plan.n_alone,
             tokens=data.tokens.cpu(),
             example=example_of(model, scores["induction"].top(1)[0][0], data),
@@ -85,6 +88,7 @@ def findings(model: Model, data: Data, asked: Asked, *, text: object) -> Finding
             ),
             own_detectors=asked.detectors,
             circuit=circuit,
+            provenance=of,
         )
 
 

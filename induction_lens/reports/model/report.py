@@ -15,6 +15,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from jaxtyping import Int
 from torch import Tensor
@@ -33,11 +34,14 @@ from induction_lens.reports.model.evaluation import evaluation_data
 from induction_lens.reports.model.findings import Findings, finite
 from induction_lens.reports.model.making import findings
 from induction_lens.reports.pages import framed
+from induction_lens.results import Result, write
 
 
 @dataclass(frozen=True, eq=False)
-class Report(Findings):
+class Report(Findings, Result):
     """Findings that can be read: as words, as a page, in a notebook, as files."""
+
+    inside: ClassVar[str] = "result"
 
     @property
     def headline(self) -> str:
@@ -58,7 +62,8 @@ class Report(Findings):
 
         The files are `index.html`, `heads.csv`, `icl.csv`, `losses.parquet`,
         `short_losses.parquet` and `report.json`; with a circuit also `circuit.svg`,
-        `circuit_edges.csv`, `circuit_cuts.csv` and `circuit_sets.csv`.
+        `circuit_edges.csv`, `circuit_cuts.csv` and `circuit_sets.csv`. In the folder `result` is
+        what `Report.load` reads.
 
         Returns:
             The path of `index.html`.
@@ -79,6 +84,7 @@ class Report(Findings):
             write_tables(self.circuit, folder, prefix="circuit_")
             content["circuit"] = finite(records(self.circuit))
         write_text(folder / "report.json", json.dumps(content, indent=1, allow_nan=False))
+        write(self, folder / self.inside)
         write_text(folder / "index.html", self.to_html())
         return folder / "index.html"
 
