@@ -31,7 +31,7 @@ from induction_lens.loading import load, zoo
 from induction_lens.metrics import icl_score, per_token_loss
 from induction_lens.models import InterventionError
 from induction_lens.progress import show_progress
-from induction_lens.reports import Report, report
+from induction_lens.reports import Report, compare, report
 from induction_lens.tracking import track
 from induction_lens.training import train
 
@@ -50,6 +50,7 @@ __all__ = [
     "ablate_each_head",
     "ablation",
     "circuits",
+    "compare",
     "detectors",
     "dynamics",
     "icl_score",

@@ -261,6 +261,31 @@ def ratio_of_means(
     return Estimate(mean_top / mean_bottom, *ends, *of_all)
 
 
+def difference_of(first: Estimate, second: Estimate) -> Estimate:
+    """The difference of two numbers that were measured independently, with its interval.
+
+    Each end is as far from the difference as the two ends that it is made of together: their
+    squares add up (Zou and Donner 2008, "MOVER"). So intervals that are not symmetric keep that.
+    Where what was measured overlaps in part, such as cuts of one text, the two vary together, and
+    the interval is wider than it had to be.
+
+    Args:
+        first: A number.
+        second: What is taken off it, at the same confidence and in the same unit.
+
+    Raises:
+        ValueError: If they are not.
+    """
+    alike = [(one.confidence, one.unit) for one in (first, second)]
+    if alike[0] != alike[1]:
+        remedy = "make both at one level"
+        raise checks.refuse("both estimates", f"like {alike[0]}", alike[1], remedy)
+    value = first.value - second.value
+    below = math.hypot(first.value - first.low, second.high - second.value)
+    above = math.hypot(first.high - first.value, second.value - second.low)
+    return Estimate(value, value - below, value + above, None, *alike[0])
+
+
 def simultaneous_quantile(
     n_statements: int, n_units: int | None, *, confidence: float = 0.95, one_sided: bool = False
 ) -> float:

@@ -123,11 +123,16 @@ class AblationStudy(Result):
 
         The interval is Fieller's, and has infinite ends where the clean score is not told from 0.
         """
-        losses, estimator = self._losses, as_estimator(self.estimator)
-        at = Positions(self.early, self.late, self.window)
-        before, after = (estimator.per_sequence(losses[run], at) for run in (0, 1))
+        before, after = self.scores
         units = units_of(self.documents, self.late)
         return ratio_of_means(after - before, -before, documents=units)
+
+    @property
+    def scores(self) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+        """The ICL score of each sequence in nats: of the whole model, and without the heads."""
+        losses, estimator = self._losses, as_estimator(self.estimator)
+        at = Positions(self.early, self.late, self.window)
+        return estimator.per_sequence(losses[0], at), estimator.per_sequence(losses[1], at)
 
     def __repr__(self) -> str:
         """In a few lines: the heads, the method, and what that did to the ICL score."""

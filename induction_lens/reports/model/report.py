@@ -17,20 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from jaxtyping import Int
-from torch import Tensor
-
 from induction_lens.ablation.methods import METHODS, Methods
 from induction_lens.circuits import Circuit
 from induction_lens.detectors import AttentionDetector
 from induction_lens.files import atomic_path, output_folder, tidy, write_text
 from induction_lens.heads import THRESHOLD, HeadLike
 from induction_lens.inputs.tokens import Source
-from induction_lens.models import Model, TextTokens
+from induction_lens.models import Model, Tokens
 from induction_lens.reports.circuit import records, write_tables
 from induction_lens.reports.model import page, sentences
 from induction_lens.reports.model.asked import Asked
-from induction_lens.reports.model.evaluation import evaluation_data
+from induction_lens.reports.model.evaluation import as_text, evaluation_data
 from induction_lens.reports.model.findings import Findings, finite
 from induction_lens.reports.model.making import findings
 from induction_lens.reports.pages import framed
@@ -99,7 +96,7 @@ class Report(Findings, Result):
 def report(
     model: Model,
     *,
-    text: Int[Tensor, "batch pos"] | TextTokens | Source | None = None,
+    text: Tokens | Source | None = None,
     heads: Iterable[HeadLike] | HeadLike | None = None,
     detectors: Sequence[AttentionDetector] = (),
     threshold: float = THRESHOLD,
@@ -120,9 +117,10 @@ def report(
 
     Args:
         model: A hooked model, from `load` or your own.
-        text: What to measure losses on: sequences of tokens with BOS at position 0, what
-            `sample_text` returns, or a source of text as it takes them; None: the held-out part of
-            Python's standard library, or repeated random tokens where the model has no tokenizer.
+        text: What to measure losses on: sequences of token ids with BOS at position 0, in a tensor,
+            an array or lists; what `sample_text` returns; or a source of text as it takes them;
+            None: the held-out part of Python's standard library, or repeated random tokens where
+            the model has no tokenizer.
         heads: Heads to knock out, instead of the induction heads that are found.
         detectors: Detectors of your own, to be shown beside the built-in ones: their scores in
             tables and files, and a map of heads with their title and caption.
@@ -181,6 +179,7 @@ def report(
         circuit=circuit,
         progress=progress,
     )
+    text = as_text(model, text)
     options = {"n_sequences": n_sequences, "seed": asked.seed, **asked.positions}
     data = evaluation_data(model, text, **options)
     return Report(**vars(findings(model, data, asked, text=text)))
