@@ -1,4 +1,4 @@
-"""Models with heads knocked out in lm-evaluation-harness (Gao et al. 2024), which this module needs.
+"""Models with heads knocked out in lm-evaluation-harness (Gao et al. 2024), which it takes.
 
 `HookedLM` is what `lm_eval.simple_evaluate` takes as `model`. Inside `knocked_out` its forward
 passes lack the heads, as all others do:

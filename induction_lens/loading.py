@@ -92,7 +92,8 @@ def load(
         model: A model that ships with the package (`zoo()` lists them); a snapshot that `train`
             wrote; a local Hugging Face folder, with or without a tokenizer; a name on the Hugging
             Face hub; a model of transformers that is in memory, which stays as it is: its weights
-            are copied; or a `HookedTransformer` or `TransformerBridge`, which is returned unchanged.
+            are copied; or a `HookedTransformer` or `TransformerBridge`, which is returned
+            unchanged.
         device: Where to put it; None picks the best there is.
         dtype: Type of its weights; None is float32.
         implementation: For models of this package, `hooked` or `bridge`; None takes
