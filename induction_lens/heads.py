@@ -179,6 +179,7 @@ class HeadScores(Result):
         checks.text("name", self.name)
         checks.one_of("unit", self.unit, get_args(Unit))
         checks.text("note", self.note, optional=True)
+        _check_provenance(self.provenance)
         for name in ("ceiling", "uniform"):
             checks.real_number(name, getattr(self, name), optional=True)
         remedy = "give one number for each head"
@@ -319,6 +320,7 @@ class ScoreTable(Result, Mapping[str, HeadScores]):
         """
         remedy = "pass a dictionary of HeadScores by name"
         checks.instance("scores", self.scores, Mapping, remedy)
+        _check_provenance(self.provenance)
         if not self.scores:
             raise checks.refuse("scores", "those of at least one detector", self.scores, remedy)
         for name, scores in self.scores.items():
@@ -401,6 +403,12 @@ class ScoreTable(Result, Mapping[str, HeadScores]):
 
     def _repr_html_(self) -> str:
         return self.to_frame().round(3).to_html(index=False)
+
+
+def _check_provenance(provenance: Any) -> None:
+    if provenance is not None:
+        remedy = "leave it out, or take that of another result"
+        checks.instance("provenance", provenance, Provenance, remedy)
 
 
 def cells(values: Float[Tensor, "row column"]) -> list[list[float | None]]:

@@ -818,6 +818,22 @@ def _cases_of_suites(given: SimpleNamespace) -> Iterator[Case]:
         steps=(3, ["a"], None),
     )
     yield from _cases(il.reports.save_family, {"folder": "nowhere"}, family=(None, 3, "toy-1l"))
+    yield from _cases(
+        il.compare,
+        {"models": [given.study, given.study], "progress": False},
+        models=(None, 3, [], [given.study], [given.study, 3], "toy-1l", given.study),
+        text=("some text",),
+        n_sequences=(0, 1, -1, 2.5, "4", True),
+        n_controls=(-1, 2.5, "4"),
+        method=("meen", 3),
+        threshold=("high", None, math.nan),
+        seed=SEEDS,
+        progress=FLAGS,
+    )
+    yield from _cases(
+        il.reports.save_comparison, {"folder": "nowhere"}, comparison=(None, 3, "toy-1l")
+    )
+    yield from _cases(il.results.load, {}, path=(None, 3, "", "nowhere", "a\0b", Path(__file__)))
 
 
 def _outcome(case: Case) -> str:

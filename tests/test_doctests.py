@@ -18,17 +18,8 @@ PACKAGES = [
         f"induction_lens.{name}"
         for name in (
             *("ablation", "circuits", "detectors", "detectors.published", "dynamics", "inputs"),
-            *(
-                "languages",
-                "plots",
-                "reports",
-                "results",
-                "suites",
-                "tasks",
-                "toys",
-                "tracking",
-                "training",
-            ),
+            *("languages", "plots", "reports", "results", "suites", "tasks", "toys"),
+            *("tracking", "training"),
         )
     ),
 ]

@@ -103,7 +103,7 @@ def _texts(tokens: Any) -> list[str] | None:
         raise checks.refuse("tokens", "one column", tokens, "pass frame['text'], say")
     if isinstance(tokens, (set, frozenset)):
         raise checks.refuse("tokens", "in order", tokens, "pass a list")
-    if not isinstance(tokens, Iterable):
+    if not isinstance(tokens, Iterable) or getattr(tokens, "ndim", 1) == 0:
         return None
     if not hasattr(tokens, "__len__"):
         raise checks.refuse("tokens", "a list", tokens, "pass list(tokens)")
@@ -170,9 +170,9 @@ def whole_numbers(given: Any) -> Any:
         return given
     if isinstance(given, (str, bytes, Mapping)) or not hasattr(given, "__len__"):
         return None
-    made = _from_array(given) if hasattr(given, "__array__") else None
-    if made is not None or getattr(given, "ndim", 1) == 0:
-        return made
+    kind = getattr(getattr(given, "dtype", None), "kind", "O")
+    if kind != "O" or getattr(given, "ndim", 1) == 0:  # "O": of objects, such as lists
+        return _from_array(given)
     return _from_items(list(given))
 
 
@@ -205,7 +205,8 @@ def _is_row(row: Tensor) -> bool:
 def _is_whole(item: Any) -> bool:
     if isinstance(item, Tensor):
         return _is_row(item.reshape(-1)) and item.ndim == 0
-    return isinstance(item, Integral) and not isinstance(item, bool)
+    whole = isinstance(item, Integral) and not isinstance(item, bool)
+    return whole and -(2**63) <= int(item) < 2**63
 
 
 def _rows(ids: Any) -> Any:

@@ -95,6 +95,7 @@ def test_other_tokens_are_independent(three):
     assert widths[0] < min(widths[1:])  # pairing takes off what texts have in common
 
 
+@pytest.mark.slow
 def test_independent_differences_cover():
     """Of 300 differences of skewed means, the share of intervals that hold the truth."""
     generator = torch.Generator().manual_seed(0)
@@ -217,6 +218,7 @@ def test_effects_are_no_induction_scores(studies):
         il.compare(list(studies.values()), text="some text")
 
 
+@pytest.mark.slow
 def test_the_command_line(tmp_path):
     out = tmp_path / "out"
     options = ["--sequences", "2", "--controls", "1", "--quiet", "--text", str(SOURCES)]
