@@ -283,7 +283,7 @@ def difference_of(first: Estimate, second: Estimate) -> Estimate:
     value = first.value - second.value
     below = math.hypot(first.value - first.low, second.high - second.value)
     above = math.hypot(first.high - first.value, second.value - second.low)
-    return Estimate(value, value - below, value + above, None, *alike[0])
+    return Estimate(value, value - below, value + above, None, first.confidence, first.unit)
 
 
 def simultaneous_quantile(

@@ -290,7 +290,11 @@ class Comparison(Result):
         for one in self.models:
             icl, above = one.estimate("icl"), len(one.found)
             said = [] if icl is None else [f"ICL score {icl} nats"]
-            said += [] if one.induction is None else [f"{above} heads above {self.threshold:g}"]
+            said += (
+                []
+                if one.induction is None
+                else [f"{above} head{'s' * (above != 1)} above {self.threshold:g}"]
+            )
             lines.append(f"  {one.name}: {', '.join(said)}")
         return "\n".join(lines)
 

@@ -54,7 +54,7 @@ def comparison_figure(
                 y=[label for label, _ in known],
                 mode="markers+text",
                 text=[str(head) for _, (head, _) in known],
-                textposition="top center",
+                textposition="middle right",
                 marker={"size": 10, "color": CLEAN},
                 hovertemplate="%{y}: head %{text}, %{x:.3f}<extra></extra>",
                 showlegend=False,
@@ -63,9 +63,8 @@ def comparison_figure(
             col=len(titles),
         )
         figure.update_xaxes(range=[-0.05, 1.05], row=1, col=len(titles))
-        figure.add_vline(
-            x=threshold, line={"color": CONTROL, "dash": "dot"}, row=1, col=len(titles)
-        )
+        last: Any = {"row": 1, "col": len(titles)}  # stubs of plotly know texts alone
+        figure.add_vline(x=threshold, line={"color": CONTROL, "dash": "dot"}, **last)
     for annotation in figure.layout.annotations:
         annotation.font = {"size": 12}
     figure.update_yaxes(categoryorder="array", categoryarray=labels[::-1])

@@ -236,6 +236,7 @@ def ngram_control(
         >>> {name: round(loss.value) for name, loss in control.means["repeated"].items()}
         {'bigram': 8, 'trigram': 8, 'model': 8, 'model without heads': 10}
     """
+    checks.model(model)
     text = sequences_of(model, text).one_length("counts of n-grams")
     _check_control(model, text, tables, n_tokens=n_tokens, n_repeats=n_repeats)
     sizes = shape(model)

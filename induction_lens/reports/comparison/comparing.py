@@ -64,11 +64,11 @@ def compare(
     Examples:
         >>> found = il.compare(["toy-1l", "toy-2l-narrow"], n_sequences=16, n_controls=2)
         >>> found.to_frame()[["model", "above", "strongest"]]
-            model  above strongest
-        0  toy-1l      0       0.1
-        1  toy-2l      3       1.6
+                   model  above strongest
+        0         toy-1l      0       0.3
+        1  toy-2l-narrow      1       1.1
         >>> found.lowest("icl"), found.differences("icl")[0].paired
-        ('toy-2l', True)
+        ('toy-2l-narrow', True)
     """
     checks.flag("progress", progress)
     threshold = checks.real_number("threshold", threshold, remedy=f"{THRESHOLD} is usual")

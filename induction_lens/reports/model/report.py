@@ -179,7 +179,7 @@ def report(
         circuit=circuit,
         progress=progress,
     )
-    text = as_text(model, text)
+    source = as_text(model, text)
     options = {"n_sequences": n_sequences, "seed": asked.seed, **asked.positions}
-    data = evaluation_data(model, text, **options)
-    return Report(**vars(findings(model, data, asked, text=text)))
+    data = evaluation_data(model, source, **options)
+    return Report(**vars(findings(model, data, asked, text=source)))
