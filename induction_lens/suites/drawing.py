@@ -38,7 +38,7 @@ def comparison_figure(
     shown = {words: of for words, of in estimates.items() if any(one is not None for one in of)}
     scored = any(one is not None for one in strongest)
     titles = [f"{words}, nats" for words in shown] + [_SCORE] * scored
-    figure = make_subplots(
+    figure: Any = make_subplots(
         1, max(1, len(titles)), shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.03
     )
     labels = [plain(name) for name in names]
