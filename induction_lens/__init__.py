@@ -15,6 +15,7 @@ from induction_lens import (
     models,
     plots,
     reports,
+    results,
     suites,
     tasks,
     toys,
@@ -31,7 +32,7 @@ from induction_lens.loading import load, zoo
 from induction_lens.metrics import icl_score, per_token_loss
 from induction_lens.models import InterventionError
 from induction_lens.progress import show_progress
-from induction_lens.reports import Report, report
+from induction_lens.reports import Report, compare, report
 from induction_lens.tracking import track
 from induction_lens.training import train
 
@@ -50,6 +51,7 @@ __all__ = [
     "ablate_each_head",
     "ablation",
     "circuits",
+    "compare",
     "detectors",
     "dynamics",
     "icl_score",
@@ -63,6 +65,7 @@ __all__ = [
     "repeated_random_tokens",
     "report",
     "reports",
+    "results",
     "sample_text",
     "score_heads",
     "show_progress",

@@ -19,13 +19,14 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from induction_lens import checks
+from induction_lens.packing import packable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,6 +37,7 @@ N_RESAMPLES = 5000
 Measure = Literal["nats", "tokens", "ratio"]
 
 
+@packable
 @dataclass(frozen=True)
 class Estimate:
     """A number with its bootstrap confidence interval, such as a mean over sequences.
@@ -94,6 +96,11 @@ class Estimate:
     def __float__(self) -> float:
         """The number."""
         return float(self.value)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """How notebooks show it: the number, its interval and its unit, in one line."""
+        del cycle
+        printer.text(str(self) + ("" if self.unit == "ratio" else f" {self.unit}"))
 
     def excludes_zero(self) -> bool:
         """Whether the whole interval lies on one side of zero."""
@@ -252,6 +259,31 @@ def ratio_of_means(
     root = math.sqrt(max(0.0, middle**2 - square * (mean_top**2 - var_top)))
     ends = ((middle - root) / square, (middle + root) / square)
     return Estimate(mean_top / mean_bottom, *ends, *of_all)
+
+
+def difference_of(first: Estimate, second: Estimate) -> Estimate:
+    """The difference of two numbers that were measured independently, with its interval.
+
+    Each end is as far from the difference as the two ends that it is made of together: their
+    squares add up (Zou and Donner 2008, "MOVER"). So intervals that are not symmetric keep that.
+    Where what was measured overlaps in part, such as cuts of one text, the two vary together, and
+    the interval is wider than it had to be.
+
+    Args:
+        first: A number.
+        second: What is taken off it, at the same confidence and in the same unit.
+
+    Raises:
+        ValueError: If they are not.
+    """
+    alike = [(one.confidence, one.unit) for one in (first, second)]
+    if alike[0] != alike[1]:
+        remedy = "make both at one level"
+        raise checks.refuse("both estimates", f"like {alike[0]}", alike[1], remedy)
+    value = first.value - second.value
+    below = math.hypot(first.value - first.low, second.high - second.value)
+    above = math.hypot(first.high - first.value, second.value - second.low)
+    return Estimate(value, value - below, value + above, None, first.confidence, first.unit)
 
 
 def simultaneous_quantile(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args
 
@@ -20,6 +20,8 @@ from torch import Tensor
 
 from induction_lens import checks
 from induction_lens.estimates import simultaneous_quantile
+from induction_lens.packing import packable_by, parts_of
+from induction_lens.results import Provenance, Result, with_model
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -126,8 +128,11 @@ def names_of(heads: Iterable[HeadLike], *, between: str = ", ") -> str:
     return between.join(str(Head.parse(head)) for head in heads)
 
 
-@dataclass(frozen=True)
-class HeadScores:
+packable_by(Head, parts_of, Head, said=str)
+
+
+@dataclass(frozen=True, eq=False)
+class HeadScores(Result):
     """One score for every head of a model.
 
     Examples:
@@ -162,6 +167,8 @@ class HeadScores:
     n_units: Int[Tensor, "layer head"] | None = None
     """Units, sequences or documents, that the standard error of each head is over, where these
     differ by head."""
+    provenance: Provenance | None = field(default=None, repr=False, compare=False)
+    """Which model and tokens they are of, where that is known."""
 
     def __post_init__(self) -> None:
         """Check that all tables are of the same heads, and that the unit is one.
@@ -172,6 +179,7 @@ class HeadScores:
         checks.text("name", self.name)
         checks.one_of("unit", self.unit, get_args(Unit))
         checks.text("note", self.note, optional=True)
+        _check_provenance(self.provenance)
         for name in ("ceiling", "uniform"):
             checks.real_number(name, getattr(self, name), optional=True)
         remedy = "give one number for each head"
@@ -272,9 +280,9 @@ class HeadScores:
         return [head for head, score in ranked if score > max(threshold, self.chance(head))]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per head: `layer`, `head`, `score` (`effect` for effects of ablations), and where
-        they are known `sem`, `n_units`, `null`, `over_null` (score minus null) and `over_null_sem`;
-        and the `note`, where nothing was measured."""
+        """One row per head: `model`, `layer`, `head`, `score` (`effect` for effects of ablations),
+        and where they are known `sem`, `n_units`, `null`, `over_null` (score minus null) and
+        `over_null_sem`; and the `note`, where nothing was measured."""
         import pandas as pd
 
         columns: dict[str, object] = _head_columns(self.values)
@@ -285,7 +293,7 @@ class HeadScores:
                 columns[name] = table.flatten().tolist()
         if self.note is not None:
             columns["note"] = self.note
-        return pd.DataFrame(columns)
+        return with_model(pd.DataFrame(columns), self.provenance)
 
     def plot(self) -> go.Figure:
         """Heat map of the scores, layers down and heads across."""
@@ -295,12 +303,14 @@ class HeadScores:
         return self.to_frame().round(3).to_html(index=False)
 
 
-@dataclass(frozen=True)
-class ScoreTable(Mapping[str, HeadScores]):
+@dataclass(frozen=True, eq=False)
+class ScoreTable(Result, Mapping[str, HeadScores]):
     """The scores of several detectors over one model, by detector name."""
 
     scores: Mapping[str, HeadScores]
     """Scores by detector name."""
+    provenance: Provenance | None = field(default=None, repr=False, compare=False)
+    """Which model and tokens they are of, where that is known."""
 
     def __post_init__(self) -> None:
         """Check that there are scores, and all of the same heads.
@@ -310,6 +320,7 @@ class ScoreTable(Mapping[str, HeadScores]):
         """
         remedy = "pass a dictionary of HeadScores by name"
         checks.instance("scores", self.scores, Mapping, remedy)
+        _check_provenance(self.provenance)
         if not self.scores:
             raise checks.refuse("scores", "those of at least one detector", self.scores, remedy)
         for name, scores in self.scores.items():
@@ -342,8 +353,8 @@ class ScoreTable(Mapping[str, HeadScores]):
         return len(self.scores)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per head: `layer`, `head`, and one column per detector; with `_over_null` after
-        its name, the score minus that on shuffled tokens, where there is one.
+        """One row per head: `model`, `layer`, `head`, and one column per detector; with
+        `_over_null` after its name, the score minus that on shuffled tokens, where there is one.
 
         Where a detector had nothing to measure, its column is NaN, and `frame.attrs["notes"]` says
         why.
@@ -356,7 +367,7 @@ class ScoreTable(Mapping[str, HeadScores]):
             columns[name] = scores.values.flatten().tolist()
             if scores.over_null is not None:
                 columns[f"{name}_over_null"] = scores.over_null.flatten().tolist()
-        frame = pd.DataFrame(columns)
+        frame = with_model(pd.DataFrame(columns), self.provenance)
         notes = {name: scores.note for name, scores in self.scores.items() if scores.note}
         if notes:
             frame.attrs["notes"] = notes
@@ -392,6 +403,12 @@ class ScoreTable(Mapping[str, HeadScores]):
 
     def _repr_html_(self) -> str:
         return self.to_frame().round(3).to_html(index=False)
+
+
+def _check_provenance(provenance: Any) -> None:
+    if provenance is not None:
+        remedy = "leave it out, or take that of another result"
+        checks.instance("provenance", provenance, Provenance, remedy)
 
 
 def cells(values: Float[Tensor, "row column"]) -> list[list[float | None]]:

@@ -17,6 +17,8 @@ from induction_lens.models import (
     check_causal,
     check_device,
     is_model,
+    is_transformers_model,
+    load_in_memory,
     load_pretrained,
     undisturbed,
 )
@@ -78,6 +80,7 @@ def load(
     revision: str | None = None,
     checkpoint: int | None = None,
     device_map: str | Mapping[str, Any] | None = None,
+    tokenizer: Any = None,
 ) -> Model:
     """Load a hooked model.
 
@@ -88,7 +91,9 @@ def load(
     Args:
         model: A model that ships with the package (`zoo()` lists them); a snapshot that `train`
             wrote; a local Hugging Face folder, with or without a tokenizer; a name on the Hugging
-            Face hub; or a `HookedTransformer` or `TransformerBridge`, which is returned unchanged.
+            Face hub; a model of transformers that is in memory, which stays as it is: its weights
+            are copied; or a `HookedTransformer` or `TransformerBridge`, which is returned
+            unchanged.
         device: Where to put it; None picks the best there is.
         dtype: Type of its weights; None is float32.
         implementation: For models of this package, `hooked` or `bridge`; None takes
@@ -103,6 +108,7 @@ def load(
             number in the name of a checkpoint in TransformerLens's own format (`NeelNanda/…`).
         device_map: Instead of a device: how accelerate spreads a model over several, for instance
             `auto`. It is then a `TransformerBridge`, in TransformerLens 3.9 and 4.
+        tokenizer: Of a model of transformers that is in memory; of all others it is known.
 
     Raises:
         ValueError: If there is no such model or revision (the nearest are named), its files are
@@ -121,6 +127,11 @@ def load(
     check = checks.flag("check", check)
     check_device(device)
     where = _checked_where(device, revision, checkpoint, device_map)
+    if tokenizer is not None and not is_transformers_model(model):
+        raise ValueError(
+            f"expected tokenizer with a model of transformers that is in memory, got it with "
+            f"{checks.shown(model)}, whose own is used; leave it out, or set model.tokenizer"
+        )
     if isinstance(model, (str, Path)):
         loaded: Any = _load_named(
             str(model),
@@ -135,10 +146,21 @@ def load(
         loaded.induction_lens_name = str(model) if chosen is None else f"{model}@{chosen}"
     elif is_model(model):
         loaded = model
+    elif is_transformers_model(model):
+        _check_no_moment(where)
+        loaded = load_in_memory(
+            model,
+            tokenizer=tokenizer,
+            device=device,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            check=check,
+        )
     else:
         raise ValueError(
-            "expected a name, a folder, a HookedTransformer or a TransformerBridge, got "
-            f"{type(model).__name__}; wrap a Hugging Face model with TransformerBridge first"
+            "expected a name, a folder, a model of transformers, a HookedTransformer or a "
+            f"TransformerBridge, got {checks.shown(model)}; merge an adapter with "
+            "merge_and_unload() first"
         )
     if check:
         check_causal(loaded)
@@ -163,6 +185,19 @@ def _checked_where(
         raise checks.refuse("device_map", "a text or a mapping", device_map, "for instance 'auto'")
     given = {"revision": revision, "checkpoint": checkpoint, "device_map": device_map}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _check_no_moment(where: Mapping[str, Any]) -> None:
+    """Check that nothing is asked for that names files.
+
+    Raises:
+        ValueError: Something is.
+    """
+    if where:
+        raise ValueError(
+            f"expected no {', '.join(where)} with a model that is in memory, got some; they are "
+            "for models of the Hugging Face hub"
+        )
 
 
 def _load_named(

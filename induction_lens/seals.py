@@ -57,8 +57,13 @@ def seal(path: Path) -> None:
         file.write(hashlib.sha256(content).hexdigest().encode())
 
 
-def check(path: str | Path, *, remedy: str) -> None:
+def check(path: str | Path, *, remedy: str, always_sealed: bool = False) -> None:
     """Check that a file is as it was written, if there is a sum of it.
+
+    Args:
+        path: The file.
+        remedy: What to do where it is not.
+        always_sealed: Whether there are none of its kind without a seal.
 
     Raises:
         ValueError: It cannot be read, or it was altered.
@@ -66,6 +71,11 @@ def check(path: str | Path, *, remedy: str) -> None:
     path = Path(path)
     content = read_bytes(path, remedy=remedy)
     found = _SEALED.search(content)
+    if found is None and always_sealed and _SIGN.encode() not in content:
+        raise ValueError(
+            f"expected a file that induction_lens wrote, got {path} without its SHA-256: it is of "
+            f"another program, or was edited; {remedy}"
+        )
     if found is None:
         intact = _SIGN.encode() not in content
     else:
@@ -97,14 +107,14 @@ def write_json(path: str | Path, content: Mapping[str, Any], *, indent: int = 2)
     seal(path)
 
 
-def read_json(path: str | Path, *, remedy: str) -> dict[str, Any]:
-    """What `write_json` wrote, or any JSON object of a file without a seal.
+def read_json(path: str | Path, *, remedy: str, always_sealed: bool = False) -> dict[str, Any]:
+    """What `write_json` wrote, or any JSON object of a file without a seal, unless `always_sealed`.
 
     Raises:
         ValueError: There is no such file, it was altered, or it holds something else.
     """
     path = Path(path)
-    check(path, remedy=remedy)
+    check(path, remedy=remedy, always_sealed=always_sealed)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

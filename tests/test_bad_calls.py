@@ -42,7 +42,7 @@ FLAGS = (1, 0, "yes", None)
 THRESHOLDS = (NAN, math.inf, "0.3", None, True, [0.3])
 MODELS = ("toy-2l", None, 3, Path("model"), torch.nn.Linear(2, 2), il.toys.ToyConfig)
 TOKENS = (
-    *(None, "text", [[0, 1, 2]], np.zeros((2, 3), dtype=int), torch.zeros(3).long()),
+    *(None, "text", [[0, 1.5, 2]], np.zeros((2, 3)), {1, 2}),
     *(
         torch.zeros(2, 3),
         torch.zeros(0, 3).long(),
@@ -52,7 +52,8 @@ TOKENS = (
     torch.full((1, 3), -1),
 )
 TASKS = (None, 3, [("a", "b")], il.tasks.Task)
-TABLES_OF_IDS = TOKENS[:7]  # what is wrong without a model that says what it can read
+# what is wrong without a model that says what it can read
+TABLES_OF_IDS = (None, [[0, 1, 2]], torch.zeros(3).long(), *TOKENS[1:7])
 HEADS = (None, [], "1", "1.9", ["0.0", "0.0"], (0, -1), 1.1, {"0.0": 1}, [None], "9" * 99 + ".1")
 BAD_DETECTORS = tuple(
     il.detectors.AttentionDetector("mine", targets)
@@ -830,6 +831,22 @@ def _cases_of_suites(given: SimpleNamespace) -> Iterator[Case]:
         steps=(3, ["a"], None),
     )
     yield from _cases(il.reports.save_family, {"folder": "nowhere"}, family=(None, 3, "toy-1l"))
+    yield from _cases(
+        il.compare,
+        {"models": [given.study, given.study], "progress": False},
+        models=(None, 3, [], [given.study], [given.study, 3], "toy-1l", given.study),
+        text=("some text",),
+        n_sequences=(0, 1, -1, 2.5, "4", True),
+        n_controls=(-1, 2.5, "4"),
+        method=("meen", 3),
+        threshold=("high", None, math.nan),
+        seed=SEEDS,
+        progress=FLAGS,
+    )
+    yield from _cases(
+        il.reports.save_comparison, {"folder": "nowhere"}, comparison=(None, 3, "toy-1l")
+    )
+    yield from _cases(il.results.load, {}, path=(None, 3, "", "nowhere", "a\0b", Path(__file__)))
 
 
 def _outcome(case: Case) -> str:

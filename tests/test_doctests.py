@@ -18,8 +18,8 @@ PACKAGES = [
         f"induction_lens.{name}"
         for name in (
             *("ablation", "circuits", "detectors", "detectors.published", "dynamics", "inputs"),
-            *("languages", "plots", "reports", "suites", "tasks", "toys", "tracking", "training"),
-            "views",
+            *("languages", "plots", "reports", "results", "suites", "tasks", "toys"),
+            *("tracking", "training", "views"),
         )
     ),
 ]
@@ -30,7 +30,7 @@ CLASSES = {
 TAKES_LONG = {"make_runs", "measured_run", "reproduce", "train_preset"}
 """Functions that train or track; their examples are shown and not run."""
 SLOW = {"against_size", "before_and_after", "dissociate", "family", "save_dissociation"}
-SLOW |= {"same_heads", "save_family", "term_importance"}
+SLOW |= {"compare", "save_comparison", "same_heads", "save_family", "term_importance"}
 """Functions whose examples take seconds each."""
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from induction_lens.ablation.sweep import Job
 from induction_lens.estimators import Estimator, Losses
 from induction_lens.heads import Head, HeadScores
 from induction_lens.metrics import Positions
-from induction_lens.models import Model, Tokens, shape
+from induction_lens.models import Model, Tokens, provenance_of, shape
 
 
 def ablate_each_head(
@@ -80,7 +81,8 @@ def ablate_each_head(
         )
         options["prepared"] = first_order_into(estimates, model, measured_on, progress=progress)
     losses = measured_on.losses(model, jobs, **options)
-    return single_head_effects(model, chosen, measured_on, losses, estimates)
+    effects = single_head_effects(model, chosen, measured_on, losses, estimates)
+    return replace(effects, provenance=provenance_of(model, measured_on.sequences))
 
 
 def first_order_into(

@@ -44,12 +44,15 @@ from induction_lens.estimators import (
 )
 from induction_lens.heads import Head, HeadLike, parse_heads
 from induction_lens.metrics import Positions, check_positions
-from induction_lens.models import Model, Tokens, shape, units_of
+from induction_lens.models import Model, Tokens, provenance_of, shape, units_of
+from induction_lens.packing import packable
+from induction_lens.results import Provenance, Result, with_model
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
+@packable
 @dataclass(frozen=True)
 class Control:
     """A random set of heads, knocked out for comparison."""
@@ -61,8 +64,8 @@ class Control:
     unless its rank was known after fewer."""
 
 
-@dataclass(frozen=True)
-class AblationStudy:
+@dataclass(frozen=True, eq=False)
+class AblationStudy(Result):
     """In-context learning with and without a set of heads, and with and without control sets."""
 
     heads: tuple[Head, ...]
@@ -102,6 +105,8 @@ class AblationStudy:
     set. None where only the paper's estimator was asked for."""
     documents: Int[Tensor, "batch pos"] | None
     """The document of each token, where that is known: intervals are over documents."""
+    provenance: Provenance | None = dataclasses.field(default=None, repr=False, compare=False)
+    """Which model and tokens it is of, where that is known."""
 
     @property
     def p_value(self) -> float | None:
@@ -118,11 +123,16 @@ class AblationStudy:
 
         The interval is Fieller's, and has infinite ends where the clean score is not told from 0.
         """
-        losses, estimator = self._losses, as_estimator(self.estimator)
-        at = Positions(self.early, self.late, self.window)
-        before, after = (estimator.per_sequence(losses[run], at) for run in (0, 1))
+        before, after = self.scores
         units = units_of(self.documents, self.late)
         return ratio_of_means(after - before, -before, documents=units)
+
+    @property
+    def scores(self) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+        """The ICL score of each sequence in nats: of the whole model, and without the heads."""
+        losses, estimator = self._losses, as_estimator(self.estimator)
+        at = Positions(self.early, self.late, self.window)
+        return estimator.per_sequence(losses[0], at), estimator.per_sequence(losses[1], at)
 
     def __repr__(self) -> str:
         """In a few lines: the heads, the method, and what that did to the ICL score."""
@@ -161,7 +171,7 @@ class AblationStudy:
                 f"expected positions {self.late - self.early} tokens apart, as the short cuts are, "
                 f"got early={at.early}, late={at.late}; run ablate again with these"
             )
-        return study_of_losses(
+        study = study_of_losses(
             self.heads,
             self.method,
             self._losses,
@@ -170,6 +180,7 @@ class AblationStudy:
             at=at,
             estimator=chosen,
         )
+        return dataclasses.replace(study, provenance=self.provenance)
 
     @property
     def _losses(self) -> Losses:
@@ -178,19 +189,21 @@ class AblationStudy:
         return Losses(torch.cat([first, self.control_losses]), self.short_losses)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row for `clean`, `ablated` and `effect`, and one for each control's effect."""
+        """One row for `clean`, `ablated` and `effect`, and one for each control's effect, with the
+        `model` where it is known."""
         import pandas as pd
 
         named = " ".join(map(str, self.heads))
         rows = [("clean", "", self.clean), ("ablated", named, self.ablated)]
         rows += [("effect", named, self.effect)]
         rows += [("control", " ".join(map(str, c.heads)), c.effect) for c in self.controls]
-        return pd.DataFrame(
+        frame = pd.DataFrame(
             [
                 {"what": what, "heads": heads, **dataclasses.asdict(estimate)}
                 for what, heads, estimate in rows
             ]
         )
+        return with_model(frame, self.provenance)
 
     def _repr_html_(self) -> str:
         return self.to_frame().round(3).to_html(index=False)
@@ -335,7 +348,9 @@ def ablate_by_methods(
     sets = StudiedSets(parsed, {m.label: controls if m in with_controls else () for m in chosen})
     jobs = sets.jobs(chosen, measured_on)
     clean, losses = measured_on.losses(model, jobs, batch_size=batch_size, progress=progress)
-    return sets.studies(measured_on, clean, losses)
+    of = provenance_of(model, measured_on.sequences)
+    found = sets.studies(measured_on, clean, losses)
+    return {name: dataclasses.replace(study, provenance=of) for name, study in found.items()}
 
 
 @dataclass(frozen=True)

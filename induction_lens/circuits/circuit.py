@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from induction_lens import checks
@@ -40,15 +40,16 @@ from induction_lens.circuits.patching import INPUTS, Edge
 from induction_lens.circuits.paths import PathPatching, path_patch
 from induction_lens.detectors import score_heads
 from induction_lens.heads import THRESHOLD, Head, ScoreTable, names_of
-from induction_lens.models import Model, model_name, shape
+from induction_lens.models import Model, model_name, provenance_of, shape
+from induction_lens.results import Provenance, Result, with_model
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
 
-@dataclass(frozen=True)
-class Circuit:
+@dataclass(frozen=True, eq=False)
+class Circuit(Result):
     """The induction circuit of a model.
 
     Examples:
@@ -89,6 +90,8 @@ class Circuit:
     """The same for random circuits of the same shape: what is lost without their heads."""
     random_alone: tuple[Changed, ...]
     """And what is lost without all heads but theirs."""
+    provenance: Provenance | None = field(default=None, repr=False, compare=False)
+    """Which model and tokens it is of, where that is known."""
 
     def __repr__(self) -> str:
         """In a few lines: heads, the strongest edge, and how far the circuit goes."""
@@ -106,13 +109,13 @@ class Circuit:
         return "\n".join(lines)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per edge between two heads: as `PathPatching.to_frame`, and from the weights
-        `composition`, its `z_shuffled`, and `positivity` of the QK circuit for K edges."""
+        """One row per edge between two heads: `model`, as `PathPatching.to_frame`, and from the
+        weights `composition`, its `z_shuffled`, and `positivity` of the QK circuit for K edges."""
         frame = self.paths.to_frame()
         rows = [self._from_weights(one.edge) for one in self.paths.edges]
         for name in ("composition", "z_shuffled", "positivity"):
             frame[name] = [row.get(name, float("nan")) for row in rows]
-        return frame
+        return with_model(frame, self.provenance)
 
     def sets_frame(self) -> pd.DataFrame:
         """One row for the circuit and each random one, without it and with it alone: `what`, and
@@ -122,7 +125,7 @@ class Circuit:
         changes = [one for _, several in named for one in several]
         frame = changes_frame(changes)
         frame.insert(0, "what", [what for what, several in named for _ in several])
-        return frame
+        return with_model(frame, self.provenance)
 
     def plot(self) -> go.Figure:
         """Each edge's share of every quantity, with intervals; random senders are grey."""
@@ -192,6 +195,9 @@ def circuit(
     seed = checks.seed(seed)
     material = Material.of(model, seed=seed) if material is None else material
     checks.instance("material", material, Material, "make one with Material.of(model)")
+    of = provenance_of(
+        model, material.tokens, None if material.text is None else material.text.sequences
+    )
     scores = score_heads(model, detectors=["previous_token", "induction"], seed=seed)
     parts = parts_of(model, scores, previous, induction, threshold=threshold)
     if announce is not None:
@@ -226,6 +232,7 @@ def circuit(
         alone=alone[0],
         random_without=tuple(without[1:]),
         random_alone=tuple(alone[1:]),
+        provenance=of,
     )
 
 

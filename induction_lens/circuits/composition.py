@@ -42,6 +42,7 @@ from induction_lens import checks
 from induction_lens.circuits.weights import check_bilinear, head_weights, read_width
 from induction_lens.heads import Head, HeadLike, cells, largest, parse_heads
 from induction_lens.models import Model, running, shape
+from induction_lens.packing import Comparable
 from induction_lens.style import DIVERGING, color_axis, new_figure
 
 if TYPE_CHECKING:
@@ -81,8 +82,8 @@ class ComposedPair:
         )
 
 
-@dataclass(frozen=True)
-class Composition:
+@dataclass(frozen=True, eq=False)
+class Composition(Comparable):
     """The composition of all pairs of heads in different layers.
 
     Tables are NaN where a head is not in an earlier layer than the other, and where a head's

@@ -24,6 +24,7 @@ from induction_lens.estimates import Estimate, columns
 from induction_lens.estimators import Losses
 from induction_lens.heads import Head, HeadLike, names_of, parse_heads
 from induction_lens.models import Model, shape
+from induction_lens.packing import packable
 from induction_lens.style import CONTROL, METHOD_COLORS
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ Change = tuple[tuple[Head, ...], AblationMethod]
 """Heads, and the method that changes what they put out."""
 
 
+@packable
 @dataclass(frozen=True)
 class Changed:
     """Heads changed by a method, and what that takes away."""
@@ -57,6 +59,7 @@ class Changed:
         return self.of[checks.one_of("quantity", quantity, measured)].share
 
 
+@packable
 @dataclass(frozen=True)
 class EdgeCuts:
     """Edges cut, each in several ways, with controls."""

@@ -30,6 +30,7 @@ from induction_lens.estimates import Estimate, bootstrap_mean, columns, ratio_of
 from induction_lens.estimators import Losses
 from induction_lens.heads import Head, HeadLike, names_of, parse_heads
 from induction_lens.models import Model, shape
+from induction_lens.packing import Comparable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,7 +94,7 @@ _IDEALS: dict[Kind, AblationMethod] = {
 
 
 @dataclass(frozen=True, eq=False)
-class IdealPattern:
+class IdealPattern(Comparable):
     """What the perfect pattern explains of what heads do for the loss."""
 
     heads: tuple[Head, ...]

@@ -64,6 +64,7 @@ from induction_lens.models import (
     shape,
     tolerance,
 )
+from induction_lens.packing import Comparable
 from induction_lens.style import CLEAN, new_figure
 
 if TYPE_CHECKING:
@@ -94,8 +95,8 @@ class MatchingPair:
         )
 
 
-@dataclass(frozen=True)
-class QKMatching:
+@dataclass(frozen=True, eq=False)
+class QKMatching(Comparable):
     """The QK circuits of all heads through all earlier heads.
 
     Tables are NaN where a head is not in an earlier layer than the other.

@@ -18,7 +18,6 @@ from induction_lens.models import (
     Model,
     Targets,
     Tokens,
-    checked_tokens,
     sequences_of,
     shape,
     tokenizer_of,
@@ -51,7 +50,7 @@ class Material:
         cls,
         model: Model,
         *,
-        tokens: Int[Tensor, "batch pos"] | None = None,
+        tokens: Tokens | None = None,
         text: Tokens | None = None,
         n_sequences: int | None = None,
         n_texts: int | None = None,
@@ -84,7 +83,7 @@ class Material:
         if tokens is None:
             drawn = usual if n_sequences is None else n_sequences
             tokens = prompts(model, n_sequences=drawn, seed=seed)
-        tokens = checked_tokens(model, tokens)
+        tokens = sequences_of(model, tokens).one_length("what repeats itself")
         if not bool(copied(tokens).any(1).all()):
             remedy = "pass repeated_random_tokens(model)"
             raise checks.refuse("tokens", "sequences that repeat themselves", tokens, remedy)

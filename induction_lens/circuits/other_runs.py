@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from induction_lens import checks
-from induction_lens.models import Model, checked_tokens, ordinary_ids
+from induction_lens.models import Model, Tokens, ordinary_ids, sequences_of
 
 Outputs = Mapping[int, Float[Tensor, "batch pos head d_head"]]
 """By layer: what all heads put out, `z`."""
@@ -112,7 +112,7 @@ class PreviousTokenChanged(OtherRun):
 class OtherTokens(OtherRun):
     """The run on other sequences, row by row."""
 
-    other: Int[Tensor, "batch pos"]
+    other: Tokens
     """As many sequences of as many tokens as are measured on."""
 
     def tokens(
@@ -123,7 +123,7 @@ class OtherTokens(OtherRun):
         Raises:
             ValueError: If they are not of the shape of those that are measured on.
         """
-        other = checked_tokens(model, self.other)
+        other = sequences_of(model, self.other).one_length("the other run")
         if other.shape != tokens.shape:
             raise ValueError(
                 f"expected other tokens of shape {list(tokens.shape)}, as are measured on, got "

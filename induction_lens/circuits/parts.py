@@ -16,11 +16,13 @@ from induction_lens.circuits.other_runs import PreviousTokenChanged
 from induction_lens.circuits.patching import INPUTS
 from induction_lens.heads import Head, HeadLike, ScoreTable, names_of, parse_heads
 from induction_lens.models import Model, device_of, run, shape
+from induction_lens.packing import packable
 
 HeadsLike = Iterable[HeadLike] | HeadLike
 _CUTS = 6  # three, each with a control
 
 
+@packable
 @dataclass(frozen=True)
 class Parts:
     """Which heads a circuit is made of."""

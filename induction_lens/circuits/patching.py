@@ -36,12 +36,14 @@ from induction_lens.models import (
     Targets,
     unembedded_losses,
 )
+from induction_lens.packing import packable
 
 Input = Literal["q", "k", "v"]
 INPUTS: tuple[Input, ...] = get_args(Input)
 """The inputs of a head: what its queries, its keys or its values are computed from."""
 
 
+@packable
 @dataclass(frozen=True)
 class Edge:
     """From what some heads write to one input of later heads.

@@ -26,6 +26,7 @@ from induction_lens.circuits.shares import QUANTITIES, Quantity, Share
 from induction_lens.estimates import Estimate, columns
 from induction_lens.heads import Head, HeadLike, names_of, parse_heads
 from induction_lens.models import Model, shape
+from induction_lens.packing import packable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 HeadsLike = Iterable[HeadLike] | HeadLike
 
 
+@packable
 @dataclass(frozen=True)
 class PatchedEdge:
     """One edge, and what goes through it."""
@@ -56,6 +58,7 @@ class PatchedEdge:
         return self.of[checks.one_of("quantity", quantity, measured)].share
 
 
+@packable
 @dataclass(frozen=True)
 class PathPatching:
     """What goes through each edge between two sets of heads, and from random senders."""

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from induction_lens.estimates import Estimate, bootstrap_mean, ratio_of_means
+from induction_lens.packing import Comparable
 
 Quantity = Literal["prefix", "copying", "icl"]
 QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
@@ -18,7 +19,7 @@ predicted than new ones, and the ICL score."""
 
 
 @dataclass(frozen=True, eq=False)
-class Share:
+class Share(Comparable):
     """What an intervention takes away of one quantity, paired by sequence."""
 
     lost: Float[Tensor, " batch"]

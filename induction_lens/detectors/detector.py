@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Int
@@ -20,6 +20,7 @@ from torch import Tensor
 from induction_lens import checks
 from induction_lens.heads import Unit
 from induction_lens.models import Targets
+from induction_lens.packing import packable_by, parts_of
 
 TargetFunction = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 # columns that stand beside the scores, which are named after detectors, in tables of heads
@@ -216,6 +217,27 @@ class CopyingDetector(Detector):
     def reads_patterns(self) -> bool:
         """A run reads whole attention patterns, which streaming never has in memory."""
         return not self.from_weights
+
+
+def _without_function(detector: AttentionDetector) -> dict[str, object]:
+    parts = parts_of(detector)
+    del parts["targets"]
+    return parts
+
+
+def _with_no_function(name: str, **words: Any) -> AttentionDetector:
+    """A detector as it is saved with results: its words, and no code."""
+
+    def targets(tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        raise ValueError(
+            f"expected the function of the detector {name}, got one that was saved, without it; "
+            "make the detector again to score with it"
+        )
+
+    return AttentionDetector(name, targets, **words)
+
+
+packable_by(AttentionDetector, _without_function, _with_no_function)
 
 
 def _is_list(part: Tensor) -> bool:

@@ -26,6 +26,7 @@ from induction_lens.models import (
     checked_tokens,
     device_of,
     ordinary_ids,
+    provenance_of,
     run,
     sequences_of,
     shape,
@@ -102,8 +103,10 @@ def score_heads(
         checks.no_mask_alone(mask)
         tokens = prompts(model, seed=seed)
         mask = torch.ones_like(tokens)
-    sequences = [group for _, group in sequences_of(model, tokens, mask).groups()]
-    texts = [] if text is None else [group for _, group in sequences_of(model, text).groups()]
+    scored = sequences_of(model, tokens, mask)
+    of_text = None if text is None else sequences_of(model, text)
+    sequences = [group for _, group in scored.groups()]
+    texts = [] if of_text is None else [group for _, group in of_text.groups()]
     by_attention = [one for one in chosen if isinstance(one, AttentionDetector)]
     on_text = [one for one in by_attention if texts and not one.by_content]
     on_tokens = [one for one in by_attention if one not in on_text]
@@ -136,13 +139,14 @@ def score_heads(
         if isinstance(detector, CopyingDetector):
             assert copying is not None
             return _if_measured(detector, copying.scores(), sequences)
-        of_text = detector in on_text
-        measured, groups = (read, texts) if of_text else (mass, sequences)
+        measured, groups = (read, texts) if detector in on_text else (mass, sequences)
         assert measured is not None
         of_chance = null if detector in by_content else None
         return _if_measured(detector, measured.scores(detector.name, null=of_chance), groups)
 
-    return ScoreTable({one.name: scores(one) for one in chosen})
+    of = provenance_of(model, scored, of_text)
+    table = {one.name: dataclasses.replace(scores(one), provenance=of) for one in chosen}
+    return ScoreTable(table, of)
 
 
 def _joined(so_far: Mass | None, more: Mass | None) -> Mass | None:

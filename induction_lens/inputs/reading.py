@@ -135,6 +135,36 @@ def documents(
     return _kept(found)
 
 
+def texts_in(source: Source, *, column: str = "text", encoding: str | None = None) -> list[str]:
+    """The texts in files, data sets or columns, such as prompts, one a row of a `.jsonl` file.
+
+    They may be passed wherever tokens are taken; each is then a sequence of its own. For sequences
+    of one length out of long texts, see `sample_text`.
+
+    Args:
+        source: As in `sample_text`.
+        column: The column of `.jsonl` and `.parquet` files and of data sets that holds the text.
+        encoding: Of text files; None: UTF-8, or what a byte-order mark says.
+
+    Returns:
+        The texts, each once, without blank ones.
+
+    Raises:
+        ValueError: A source does not exist, cannot be read or decoded, or holds no text.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> lines = '{"prompt": "a b a b a b"}\\n{"prompt": "x = f(x) + f("}\\n'
+        >>> n_characters = Path("prompts.jsonl").write_text(lines)
+        >>> prompts = il.inputs.texts_in("prompts.jsonl", column="prompt")
+        >>> prompts
+        ['a b a b a b', 'x = f(x) + f(']
+        >>> il.per_token_loss(il.load("toy-2l"), prompts).shape[0]
+        2
+    """
+    return documents(source, column=column, encoding=encoding)
+
+
 def data_set_of(
     source: Any, *, column: str = "text", encoding: str | None = None
 ) -> DataSet | None:

@@ -35,6 +35,7 @@ from induction_lens.models.hooks import (
     running,
     untyped,
 )
+from induction_lens.models.in_memory import is_transformers_model, load_in_memory
 from induction_lens.models.inside import Projector
 from induction_lens.models.layerwise import Layer, LayerByLayer, run
 from induction_lens.models.own_format import checkpoint_files, is_own_format, load_own_format
@@ -55,6 +56,7 @@ from induction_lens.models.pretrained import (
     load_pretrained,
 )
 from induction_lens.models.projections import AttentionInputs
+from induction_lens.models.prompts import whole_numbers
 from induction_lens.models.properties import (
     ModelShape,
     batch_size_for,
@@ -80,6 +82,7 @@ from induction_lens.models.properties import (
     value_weights,
     weights_hash,
 )
+from induction_lens.models.provenance import known_weights_hash, provenance_of, versions
 from induction_lens.models.relative import rotations
 from induction_lens.models.remembered import remembered
 from induction_lens.models.rotary import rotate, rotate_halves
@@ -149,9 +152,12 @@ __all__ = [
     "is_model",
     "is_own_format",
     "is_set",
+    "is_transformers_model",
     "keep",
     "key_weights",
+    "known_weights_hash",
     "load_downloaded",
+    "load_in_memory",
     "load_own_format",
     "load_pretrained",
     "logits_after",
@@ -165,6 +171,7 @@ __all__ = [
     "pattern_of",
     "positions_for",
     "prove_writes_land",
+    "provenance_of",
     "query_weights",
     "reading",
     "readout",
@@ -189,5 +196,7 @@ __all__ = [
     "units_of",
     "untyped",
     "value_weights",
+    "versions",
     "weights_hash",
+    "whole_numbers",
 ]

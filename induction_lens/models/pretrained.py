@@ -115,7 +115,7 @@ def load_pretrained(
             folder = downloaded(hub_name, revision)
             return load_downloaded(folder, hub_name, trust_remote_code=trust_remote_code, **chosen)
         opened = open_checkpoint(hub_name, trust_remote_code=trust_remote_code)
-        return _first_faithful(opened, **chosen)
+        return first_faithful(opened, **chosen)
 
 
 def load_downloaded(
@@ -134,7 +134,7 @@ def load_downloaded(
     """
     with undisturbed():
         opened = open_checkpoint(str(folder), trust_remote_code=trust_remote_code, pickles=True)
-        found = _first_faithful(opened, **chosen)
+        found = first_faithful(opened, **chosen)
         found.cfg.model_name = name.rpartition("/")[2]
         return found
 
@@ -183,7 +183,7 @@ def _refuse_for_own_format(name: str, revision: str | None, device_map: Any) -> 
             )
 
 
-def _first_faithful(
+def first_faithful(
     checkpoint: Checkpoint,
     *,
     device: str,
@@ -191,7 +191,11 @@ def _first_faithful(
     check: bool,
     device_map: Any = None,
 ) -> Model:
-    """The model, wrapped in the first way that predicts what the Hugging Face model predicts."""
+    """The model, wrapped in the first way that predicts what the Hugging Face model predicts.
+
+    Raises:
+        ValueError: There is none, or the weights cannot be read.
+    """
     context = own_context(checkpoint.config)
     reference: Reference | None = None
     failures: list[str] = []

@@ -8,8 +8,9 @@ number is that of the sequence without padding, whatever the model does with mas
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from collections.abc import Sequence as SequenceOfItems
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
@@ -18,6 +19,7 @@ from torch import Tensor
 from induction_lens.models.fidelity import check_causal
 from induction_lens.models.fitness import foreign_code
 from induction_lens.models.hooks import Model
+from induction_lens.models.prompts import given_tokens
 from induction_lens.models.properties import checked_tokens
 
 
@@ -77,8 +79,29 @@ def units_of(
     return documents[:, position]
 
 
-Tokens = Int[Tensor, "_ _"] | Mapping[str, Any] | TextTokens
-"""Token ids, what a tokenizer returns (`input_ids` with an `attention_mask`), or `TextTokens`."""
+@runtime_checkable
+class Items(Protocol):
+    """An array, or a column of a data frame."""
+
+    def tolist(self) -> list[Any]:
+        """What it holds."""
+        ...
+
+
+Tokens = (
+    Int[Tensor, "_ _"]
+    | Int[Tensor, " _"]
+    | str
+    | Items
+    | SequenceOfItems[Any]
+    | Mapping[str, Any]
+    | TextTokens
+)
+"""A text or several; token ids of one sequence or several, in a tensor, an array, a column or
+lists; what a tokenizer returns (`input_ids` with an `attention_mask`); or `TextTokens`.
+
+Text is encoded as text, with the model's BOS before it. Ids are taken as they are, BOS at position
+0. Texts and lists may differ in length: no number depends on the padding that is put after them."""
 
 
 @dataclass(frozen=True)
@@ -163,24 +186,21 @@ def sequences_of(model: Model, tokens: Any, mask: Any = None) -> Sequences:
 
     Args:
         model: The model whose tokens they are.
-        tokens: Token ids [batch pos], or what a tokenizer returns: a mapping with `input_ids` and,
-            where rows are padded, `attention_mask`; or `TextTokens`, which are not padded.
+        tokens: Tokens in any form (see `Tokens`); `TextTokens` are not padded.
         mask: 1 or True where there is a token, 0 or False where there is padding, [batch pos].
 
     Raises:
         ValueError: If the model predicts from later tokens, or cannot read these; the mask does not
-            fit them, masks a whole row, or has holes; or tokens look padded without a mask.
+            fit them, masks a whole row, or has holes; or tokens look padded without a mask; or as
+            `prompts.given_tokens`.
     """
     if isinstance(tokens, Sequences):
         return tokens
     if foreign_code(model) is None:  # whose hooks may not expect the short passes of the check
         check_causal(model)
     text = tokens if isinstance(tokens, TextTokens) else None
-    tokens = tokens.tokens if isinstance(tokens, TextTokens) else tokens
-    if isinstance(tokens, Mapping):
-        if mask is None:
-            mask = tokens.get("attention_mask")
-        tokens = tokens.get("input_ids")
+    given = given_tokens(model, tokens if text is None else text.tokens, mask)
+    tokens, mask = given.ids, given.mask
     if mask is None:
         ids = checked_tokens(model, tokens)
         if text is None:  # whose rows are known to be text
@@ -191,6 +211,8 @@ def sequences_of(model: Model, tokens: Any, mask: Any = None) -> Sequences:
         # ids where nothing is read need not be valid
         ids = checked_tokens(model, tokens.masked_fill(~kept.to(tokens.device), 0))
     starts = kept.int().argmax(1)
+    if given.documents is not None:
+        return Sequences(ids, starts, kept.sum(1), given.documents, at_beginnings=True)
     if text is None or mask is not None:
         return Sequences(ids, starts, kept.sum(1))
     return Sequences(ids, starts, kept.sum(1), text.documents.cpu(), text.at_beginnings)

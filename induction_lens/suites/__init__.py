@@ -1,6 +1,7 @@
 """Checkpoints and families of models that others trained."""
 
 from induction_lens.suites.checkpoints import Checkpoint
+from induction_lens.suites.comparison import Compared, Comparison, Difference
 from induction_lens.suites.family import Family, family
 from induction_lens.suites.integrity import LeftOut
 from induction_lens.suites.member import Member
@@ -13,6 +14,9 @@ __all__ = [
     "ByStep",
     "ByTokens",
     "Checkpoint",
+    "Compared",
+    "Comparison",
+    "Difference",
     "Family",
     "Label",
     "LeftOut",

@@ -167,7 +167,7 @@ def family(
     engine = as_engine(engine)
     given = _checked_models(models, engine)
     runs = _tracked(given) | dict(_checked_runs(trajectories or {}, list(given)))
-    given = {name: _model_of(one) for name, one in given.items()}
+    given = {name: model_of_run(one) for name, one in given.items()}
     battery = Battery(
         documents=tuple(read_documents(text)),
         n_sequences=checks.whole_number("n_sequences", n_sequences, least=2),
@@ -247,8 +247,8 @@ def _checked_runs(trajectories: Any, names: list[str]) -> Mapping[str, Trajector
     return trajectories
 
 
-def _model_of(given: Any) -> Any:
-    """The model of the folder of a training run; anything else as it is."""
+def model_of_run(given: Any) -> Any:
+    """The model in the folder of a training run; anything else as it is."""
     if isinstance(given, (str, Path)) and (Path(given) / MODEL / CONFIG).is_file():
         return Path(given) / MODEL
     return given
@@ -256,7 +256,7 @@ def _model_of(given: Any) -> Any:
 
 def _tracked(models: Mapping[str, Any]) -> dict[str, Trajectory]:
     """The trajectories of those that are folders of training runs and were tracked."""
-    runs = {name: one for name, one in models.items() if _model_of(one) is not one}
+    runs = {name: one for name, one in models.items() if model_of_run(one) is not one}
     files = {name: Path(one) / TRACKED / TRAJECTORY for name, one in runs.items()}
     return {name: Trajectory.read(file) for name, file in files.items() if file.is_file()}
 

@@ -192,7 +192,9 @@ def write_member(path: Path, member: Member, fingerprint: Mapping[str, Any]) -> 
     }
     for which in _SCORES:
         scores = getattr(member, which)
-        values = {field.name: getattr(scores, field.name) for field in fields(scores)}
+        kept_apart = ("provenance",)  # which the fingerprint tells
+        names = [field.name for field in fields(scores) if field.name not in kept_apart]
+        values = {name: getattr(scores, name) for name in names}
         tensors |= {f"{which}.{k}": v for k, v in values.items() if isinstance(v, Tensor)}
         about[which] = {k: v for k, v in values.items() if not isinstance(v, Tensor)}
     with atomic_path(path) as temporary:

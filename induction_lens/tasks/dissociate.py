@@ -39,7 +39,7 @@ from induction_lens.estimators import Losses
 from induction_lens.heads import Head, HeadScores, ScoreTable
 from induction_lens.inputs import sample_text
 from induction_lens.metrics import choose_positions, per_token_loss
-from induction_lens.models import Model, Tokens, model_name, sequences_of, shape
+from induction_lens.models import Model, Tokens, model_name, provenance_of, sequences_of, shape
 from induction_lens.progress import progress_bar
 from induction_lens.tasks.asking import Asking, Without
 from induction_lens.tasks.dissociation import Dissociation, KnockedOut, Lost
@@ -162,6 +162,9 @@ def dissociate(
         knocked_out=tuple(knocked_out),
         main_method=main.label,
         notes=tuple(_notes(scores, heads, controls, extent)),
+        provenance=provenance_of(
+            model, measured_on.sequences, *(asking.prompts.sequences for asking in askings)
+        ),
     )
 
 

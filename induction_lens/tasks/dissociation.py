@@ -26,6 +26,8 @@ from induction_lens.estimates import (
     ratio_of_means,
 )
 from induction_lens.heads import Head, ScoreTable, names_of
+from induction_lens.packing import Comparable
+from induction_lens.results import Provenance, Result, with_model
 from induction_lens.tasks.few_shot import FewShot
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ _GREY = "#8b93a1"  # as in all figures: a control
 
 
 @dataclass(frozen=True, eq=False)
-class Lost:
+class Lost(Comparable):
     """What is lost without a set of heads, paired by sequence and by item."""
 
     heads: tuple[Head, ...]
@@ -80,7 +82,7 @@ class Lost:
 
 
 @dataclass(frozen=True, eq=False)
-class KnockedOut:
+class KnockedOut(Comparable):
     """A set of heads of one kind, knocked out, beside control sets."""
 
     kind: str
@@ -129,7 +131,7 @@ class Contrast:
 
 
 @dataclass(frozen=True, eq=False)
-class Dissociation:
+class Dissociation(Result):
     """Which heads carry which kind of in-context learning."""
 
     model: str
@@ -148,6 +150,8 @@ class Dissociation:
     """The method whose numbers are quoted."""
     notes: tuple[str, ...] = ()
     """What could not be measured, and why."""
+    provenance: Provenance | None = field(default=None, repr=False, compare=False)
+    """Which model and tokens it is of, where that is known."""
 
     @property
     def overlap(self) -> dict[tuple[str, str], tuple[Head, ...]]:
@@ -244,7 +248,8 @@ class Dissociation:
                 row["n_controls"] = None if is_control else len(one.controls)
                 rows.append(row)
         names = ["kind", "without_overlap", "is_control", "heads", "method"]
-        return pd.DataFrame(rows, columns=None if rows else names)
+        frame = pd.DataFrame(rows, columns=None if rows else names)
+        return with_model(frame, self.provenance)
 
     def tasks_frame(self) -> pd.DataFrame:
         """One row for each task: as `FewShot.to_frame`, of the whole model."""

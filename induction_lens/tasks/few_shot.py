@@ -22,7 +22,8 @@ from induction_lens import checks
 from induction_lens.ablation.methods import AblationMethod, Method, as_method
 from induction_lens.estimates import Estimate, bounded_mean, columns
 from induction_lens.heads import Head, HeadLike, HeadScores, names_of, parse_heads
-from induction_lens.models import Model, shape
+from induction_lens.models import Model, provenance_of, shape
+from induction_lens.results import Provenance, Result, with_model
 from induction_lens.tasks.asking import Asking, At, Without
 from induction_lens.tasks.prompting import SHOTS, few_shot_prompts
 from induction_lens.tasks.task import Task
@@ -36,7 +37,7 @@ EXCLUDED = 0.02
 
 
 @dataclass(frozen=True, eq=False)
-class FewShot:
+class FewShot(Result):
     """A model's answers to a task, and those without some heads, item by item."""
 
     task: str
@@ -57,6 +58,8 @@ class FewShot:
     """By which method."""
     at: At = "all"
     """Where: at all positions, or at the last one of each prompt."""
+    provenance: Provenance | None = field(default=None, repr=False, compare=False)
+    """Which model and tokens it is of, where that is known."""
 
     @property
     def accuracy(self) -> Estimate:
@@ -106,7 +109,7 @@ class FewShot:
         }
         for name in ("accuracy", "without", "effect"):
             row |= columns(name, getattr(self, name))
-        return pd.DataFrame([row])
+        return with_model(pd.DataFrame([row]), self.provenance)
 
     def _repr_html_(self) -> str:
         return self.to_frame().round(3).to_html(index=False)
@@ -163,6 +166,7 @@ def few_shot(
         scoring=task.scoring.name,
         chance=prompts.chance,
         clean=clean,
+        provenance=provenance_of(model, prompts.sequences),
     )
     if without is None:
         return result

@@ -34,7 +34,7 @@ from induction_lens.estimates import Estimate, bootstrap_mean
 from induction_lens.heads import HeadLike, parse_heads
 from induction_lens.inputs.tokens import repeated_random_tokens, shuffled
 from induction_lens.metrics import per_token_loss
-from induction_lens.models import Model, checked_tokens, shape
+from induction_lens.models import Model, Tokens, sequences_of, shape
 
 if TYPE_CHECKING:
     import numpy as np
@@ -198,7 +198,7 @@ class NgramControl:
 def ngram_control(
     model: Model,
     heads: Iterable[HeadLike],
-    text: Int[Tensor, "batch pos"],
+    text: Tokens,
     tables: NgramTables,
     *,
     method: AblationMethod | Method | str = "mean",
@@ -236,7 +236,8 @@ def ngram_control(
         >>> {name: round(loss.value) for name, loss in control.means["repeated"].items()}
         {'bigram': 8, 'trigram': 8, 'model': 8, 'model without heads': 10}
     """
-    text = checked_tokens(model, text)
+    checks.model(model)
+    text = sequences_of(model, text).one_length("counts of n-grams")
     _check_control(model, text, tables, n_tokens=n_tokens, n_repeats=n_repeats)
     sizes = shape(model)
     chosen = parse_heads(heads, n_layers=sizes.n_layers, n_heads=sizes.n_heads)

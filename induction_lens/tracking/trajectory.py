@@ -233,6 +233,9 @@ class Trajectory:
                 f"expected a trajectory in {path}, which is damaged ({error!r}); {_REMEDY}"
             ) from error
 
+    load = read
+    """As other results are read."""
+
     @classmethod
     def _from_table(cls, table: pa.Table, about: Mapping[str, Any]) -> Trajectory:
         columns = {name: _from_arrow(table[name], shape) for name, shape in about["shapes"].items()}

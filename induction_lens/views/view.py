@@ -46,6 +46,7 @@ from induction_lens.models import (
     shape,
     weights_hash,
 )
+from induction_lens.packing import packable
 from induction_lens.views import page
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class HeadView:
     position, which no token follows; None where it cannot be told."""
 
 
+@packable
 @dataclass(frozen=True, eq=False)
 class AttentionView:
     """Some heads on one prompt, as numbers and as a page that needs no network.

@@ -74,6 +74,7 @@ def test_report_writes_the_page_and_prints_heads_icl_table_and_where_it_is(repor
             "losses.parquet",
             "short_losses.parquet",
             "report.json",
+            "result",
         )
     }
     assert content["headline"] in result.stdout

@@ -279,3 +279,19 @@ def test_what_cannot_be_right_is_refused(hooked):
 def key_pairs():
     """Two answers that the tokenizer does not know, and so takes for one."""
     return [("w1", "unknown"), ("w2", "words")]
+
+
+@pytest.mark.parametrize("method", ["zero", "mean"])
+def test_inside_knocked_out_it_is_what_it_is_without_the_heads(method):
+    """In one line, and by its own argument, where the method takes its outputs from one text."""
+    model, task = il.load("toy-2l-narrow", device="cpu"), il.tasks.letter_pattern("ABAB")
+    options = {"shots": 4, "n_items": 20}
+    text = il.repeated_random_tokens(model, n_sequences=4)
+    by = il.ablation.Mean(reference=text) if method == "mean" else il.ablation.Zero()
+    known = il.tasks.few_shot(model, task, heads=["0.1", "1.1"], method=by, **options)
+    with il.knocked_out(model, ["0.1", "1.1"], method=method, reference=text):
+        inside = il.tasks.few_shot(model, task, **options)
+    assert torch.equal(inside.clean, known.ablated)
+    assert not torch.equal(known.clean, known.ablated)
+    assert inside.provenance.altered is not None
+    assert inside.provenance.text == known.provenance.text

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import shlex
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +24,7 @@ from induction_lens.models import (
     shape,
     tokenizer_of,
     units_of,
+    versions,
     weights_hash,
 )
 from induction_lens.reports.model.evaluation import Data
@@ -66,10 +66,7 @@ def card_of(
         "Losses on": f"{n} sequences of {length} tokens{_from(data)}: {data.about}",
         "ICL score": f"positions {where.early} and {where.late}; windowed: ±{where.window}",
         "Seed": str(options["seed"]),
-        "Versions": ", ".join(
-            f"{name} {version(name)}"
-            for name in ("induction_lens", "torch", "transformer-lens", "transformers")
-        )
+        "Versions": ", ".join(f"{name} {version}" for name, version in versions())
         + f", Python {platform.python_version()}",
         "Command": command(name, text=text, options=options),
     }

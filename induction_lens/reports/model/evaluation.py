@@ -6,11 +6,12 @@ models without a tokenizer, get the nearest thing to it; each departure is a sen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -33,8 +34,10 @@ from induction_lens.models import (
     keep,
     ordinary_ids,
     running,
+    sequences_of,
     shape,
     tokenizer_of,
+    whole_numbers,
 )
 from induction_lens.reports.model.findings import Example
 
@@ -122,6 +125,19 @@ def evaluation_data(
     if text is not None and drawn.n_read is not None:
         about += f", of which {drawn.n_read:,} tokens were read"
     return Data(drawn.tokens, True, about, positions, notes, drawn.documents)
+
+
+def as_text(model: Model, given: Any) -> Any:
+    """Token ids in any form as a tensor; `TextTokens` and sources of text as they are.
+
+    Raises:
+        ValueError: They are no sequences of one length that the model can read.
+    """
+    if given is None or isinstance(given, (str, Path, TextSource, TextTokens, Tensor)):
+        return given
+    if isinstance(given, Mapping) or whole_numbers(given) is not None:
+        return sequences_of(model, given).one_length("a report")
+    return given
 
 
 def default_n_sequences(model: Model) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -22,6 +22,8 @@ from induction_lens.circuits import Circuit
 from induction_lens.detectors import AttentionDetector
 from induction_lens.estimates import columns
 from induction_lens.heads import Head, HeadScores, ScoreTable, names_of
+from induction_lens.packing import packable, plain
+from induction_lens.results import Provenance, with_model
 from induction_lens.views import AttentionView
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 Why = Literal["induction", "strongest", "chosen"]
 
 
+@packable
 @dataclass(frozen=True)
 class Example:
     """One head's attention on one short sequence."""
@@ -44,7 +47,7 @@ class Example:
     """The head's attention pattern; rows sum to 1."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Findings:
     """Everything one report measured, and on what."""
 
@@ -90,6 +93,8 @@ class Findings:
     """The induction circuit, where it was asked for and there is one."""
     attention: AttentionView | None = None
     """Heads to look at on the passage of `example`: all, or the strongest that a page holds."""
+    provenance: Provenance | None = field(default=None, repr=False, compare=False)
+    """Which model and tokens it is of, where that is known."""
 
     @property
     def main_method(self) -> str:
@@ -126,7 +131,7 @@ class Findings:
 
         frame = pd.DataFrame(list(self._icl_rows()))
         whole = ["rank", "n_controls", "n_documents"]  # integers that are missing for some
-        return frame.astype(dict.fromkeys(whole, "Int64"))
+        return with_model(frame.astype(dict.fromkeys(whole, "Int64")), self.provenance)
 
     def heads_frame(self) -> pd.DataFrame:
         """One row per head: every score with its standard error and null, and its effect alone."""
@@ -184,6 +189,7 @@ class Findings:
             "heads": finite(self.heads_frame().to_dict("records")),
             "notes": list(self.notes),
             "card": dict(self.card),
+            "provenance": plain(self.provenance),
         }
 
     def _icl_rows(self) -> Iterator[dict[str, Any]]:

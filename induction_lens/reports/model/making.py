@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 
@@ -20,7 +21,7 @@ from induction_lens.circuits import circuit as find_circuit
 from induction_lens.circuits.material import N_SEQUENCES, N_SEQUENCES_OF_LARGE
 from induction_lens.detectors import DETECTORS, score_heads
 from induction_lens.heads import Head, HeadScores, ScoreTable
-from induction_lens.models import Model, shape
+from induction_lens.models import Model, provenance_of, shape
 from induction_lens.progress import wanted
 from induction_lens.reports.model import sentences
 from induction_lens.reports.model.asked import Asked
@@ -60,6 +61,8 @@ def findings(model: Model, data: Data, asked: Asked, *, text: object) -> Finding
         )
         possible = n_possible_controls(model, studied)
         example = example_of(model, scores["induction"].top(1)[0][0], data)
+        of = provenance_of(model, data.tokens)
+        windowed = {name: replace(study, provenance=of) for name, study in windowed.items()}
         return Findings(
             name=short_name(model),
             card=card_of(model, data, text=text, options=options),
@@ -75,7 +78,7 @@ def findings(model: Model, data: Data, asked: Asked, *, text: object) -> Finding
                 if study.short_losses is not None
             },
             windowed=windowed,
-            effects=effects,
+            effects=replace(effects, provenance=of),
             n_alone=plan.n_alone,
             tokens=data.tokens.cpu(),
             example=example,
@@ -92,6 +95,7 @@ def findings(model: Model, data: Data, asked: Asked, *, text: object) -> Finding
             own_detectors=asked.detectors,
             circuit=circuit,
             attention=_attention(model, example, scores["induction"]),
+            provenance=of,
         )
 
 

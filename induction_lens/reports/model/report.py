@@ -15,9 +15,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from jaxtyping import Int
-from torch import Tensor
+from typing import ClassVar
 
 from induction_lens.ablation.methods import METHODS, Methods
 from induction_lens.circuits import Circuit
@@ -25,19 +23,22 @@ from induction_lens.detectors import AttentionDetector
 from induction_lens.files import atomic_path, output_folder, tidy, write_text
 from induction_lens.heads import THRESHOLD, HeadLike
 from induction_lens.inputs.tokens import Source
-from induction_lens.models import Model, TextTokens
+from induction_lens.models import Model, Tokens
 from induction_lens.reports.circuit import records, write_tables
 from induction_lens.reports.model import page, sentences
 from induction_lens.reports.model.asked import Asked
-from induction_lens.reports.model.evaluation import evaluation_data
+from induction_lens.reports.model.evaluation import as_text, evaluation_data
 from induction_lens.reports.model.findings import Findings, finite
 from induction_lens.reports.model.making import findings
+from induction_lens.results import Result, write
 from induction_lens.views.page import framed
 
 
 @dataclass(frozen=True, eq=False)
-class Report(Findings):
+class Report(Findings, Result):
     """Findings that can be read: as words, as a page, in a notebook, as files."""
+
+    inside: ClassVar[str] = "result"
 
     @property
     def headline(self) -> str:
@@ -58,7 +59,8 @@ class Report(Findings):
 
         The files are `index.html`, `attention.html`, `heads.csv`, `icl.csv`, `losses.parquet`,
         `short_losses.parquet` and `report.json`; with a circuit also `circuit.svg`,
-        `circuit_edges.csv`, `circuit_cuts.csv` and `circuit_sets.csv`.
+        `circuit_edges.csv`, `circuit_cuts.csv` and `circuit_sets.csv`. In the folder `result` is
+        what `Report.load` reads.
 
         Returns:
             The path of `index.html`.
@@ -81,6 +83,7 @@ class Report(Findings):
         write_text(folder / "report.json", json.dumps(content, indent=1, allow_nan=False))
         if self.attention is not None:
             self.attention.save(folder / page.ATTENTION)
+        write(self, folder / self.inside)
         write_text(folder / "index.html", page.render(self, linked=True))
         return folder / "index.html"
 
@@ -95,7 +98,7 @@ class Report(Findings):
 def report(
     model: Model,
     *,
-    text: Int[Tensor, "batch pos"] | TextTokens | Source | None = None,
+    text: Tokens | Source | None = None,
     heads: Iterable[HeadLike] | HeadLike | None = None,
     detectors: Sequence[AttentionDetector] = (),
     threshold: float = THRESHOLD,
@@ -116,9 +119,10 @@ def report(
 
     Args:
         model: A hooked model, from `load` or your own.
-        text: What to measure losses on: sequences of tokens with BOS at position 0, what
-            `sample_text` returns, or a source of text as it takes them; None: the held-out part of
-            Python's standard library, or repeated random tokens where the model has no tokenizer.
+        text: What to measure losses on: sequences of token ids with BOS at position 0, in a tensor,
+            an array or lists; what `sample_text` returns; or a source of text as it takes them;
+            None: the held-out part of Python's standard library, or repeated random tokens where
+            the model has no tokenizer.
         heads: Heads to knock out, instead of the induction heads that are found.
         detectors: Detectors of your own, to be shown beside the built-in ones: their scores in
             tables and files, and a map of heads with their title and caption.
@@ -177,6 +181,7 @@ def report(
         circuit=circuit,
         progress=progress,
     )
+    source = as_text(model, text)
     options = {"n_sequences": n_sequences, "seed": asked.seed, **asked.positions}
-    data = evaluation_data(model, text, **options)
-    return Report(**vars(findings(model, data, asked, text=text)))
+    data = evaluation_data(model, source, **options)
+    return Report(**vars(findings(model, data, asked, text=source)))
