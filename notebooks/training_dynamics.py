@@ -96,9 +96,8 @@ il.plots.induction_over_training(
 # plain keys.
 
 # %%
-from induction_lens.reports.training.runs import SHIPPED
-
-run = il.tracking.Trajectory.read(SHIPPED / "phase-2l-seed-0")
+shipped = {one.trajectory.name: one.trajectory for one in il.reports.training.shipped_runs()}
+run = shipped["phase-2l-seed-0"]
 change = il.dynamics.phase_change(run, n_resamples=200)
 print(f"ICL score: {change}")
 print(f"induction: {il.dynamics.phase_change(run, of='induction', n_resamples=200)}")

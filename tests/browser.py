@@ -123,9 +123,10 @@ def browsing() -> Iterator[Page]:
     theirs_in, ours_out = os.pipe()
     ours_in, theirs_out = os.pipe()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        # bash, since other shells know file descriptors of one digit alone
         wired = f'exec "$0" "$@" 3<&{theirs_in} 4>&{theirs_out}'
         process = subprocess.Popen(
-            ["/bin/sh", "-c", wired, path, *OPTIONS, f"--user-data-dir={profile}"],
+            ["bash", "-c", wired, path, *OPTIONS, f"--user-data-dir={profile}"],
             pass_fds=(theirs_in, theirs_out),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

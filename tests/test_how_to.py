@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shutil
@@ -22,6 +23,11 @@ NAMES = [f"how/{name}" for name in HOW] + [
     f"theory/{path.stem}" for path in sorted((PAGES / "theory").glob("*.md"))
 ]
 SLOW = {"how/which-head-feeds-which", "how/everything-on-one-page", "how/my-checkpoints"}
+FIVE_LINES = {
+    *("one-head-on-my-prompt", "generate-without-heads", "my-model", "my-jsonl"),
+    *("my-checkpoints", "my-task", "everything-on-one-page"),
+}
+"""What a new user does first: five statements at most."""
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 SMALLER = {
     "sample_text": {"n_sequences": 8},
@@ -87,6 +93,13 @@ def test_a_page_is_short(name):
     assert len(_blocks(f"how/{name}")) == 1
     text = (PAGES / "how" / f"{name}.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 30
+
+
+@pytest.mark.parametrize("name", sorted(FIVE_LINES))
+def test_what_a_new_user_does_first_takes_five_statements_at_most(name):
+    [block] = _blocks(f"how/{name}")
+    statements = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.stmt)]
+    assert len(statements) <= 5
 
 
 @pytest.mark.usefixtures("_as_a_reader", "_as_users_call")

@@ -35,7 +35,7 @@ def arranged(markdown: str) -> str:
     lead: list[str] = []
     behind: list[str] = []
     for path in asked:
-        if not _is_module(path):
+        if not _is_module(path) or _is_package(path):
             lead.append(path)
             continue
         names = public_names(path)
@@ -90,6 +90,10 @@ def _is_module(path: str) -> bool:
     except ImportError:
         return False
     return True
+
+
+def _is_package(path: str) -> bool:
+    return hasattr(importlib.import_module(path), "__path__")
 
 
 def _line(thing: Any) -> int:
