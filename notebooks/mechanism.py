@@ -31,7 +31,7 @@ scores.plot()
 
 # %%
 composition = il.circuits.composition(model)
-composition
+print(composition)
 
 # %%
 composition.plot(kind="K")
@@ -54,8 +54,8 @@ cuts = il.circuits.cut_edge(model, "1.1", senders=["0.1"], material=material)
 cuts.plot()
 
 # %% [markdown]
-# Grey are the controls: as much attention on random other keys, and another sender. The composition
-# cut is the sharpest: head 0.1 still writes for everybody else, and the copying is gone.
+# Grey are the controls: as much attention on random other keys, and other senders. With the
+# composition cut head 0.1 still writes for everybody else, and the copying is gone all the same.
 #
 # ## The other way round: bring one thing in
 #

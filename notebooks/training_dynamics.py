@@ -88,12 +88,12 @@ il.plots.induction_over_training(
 )
 
 # %% [markdown]
-# Each line is a head. Only the model with smeared keys has a head that learns to look back.
+# Each line is a head. Only in the model with smeared keys do heads learn to look back.
 #
 # ## Runs of nine million tokens
 #
-# Nineteen runs on real text ship with the package, tracked alike. This one has two layers and
-# plain keys.
+# Nineteen runs on real text ship with the package, tracked alike. This one has two layers and plain
+# keys.
 
 # %%
 shipped = {one.trajectory.name: one.trajectory for one in il.reports.training.shipped_runs()}
@@ -113,7 +113,7 @@ print(il.dynamics.co_occurrence(run, n_resamples=200))
 
 # %% [markdown]
 # And how is the loss spread over positions, from the first snapshot (grey) to the last (blue)?
-# Before the change late tokens are no easier than early ones.
+# Early in training late tokens are hardly easier than early ones.
 
 # %%
 il.plots.loss_curves(run)

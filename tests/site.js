@@ -1,6 +1,10 @@
 // What is wrong with the page as it is shown now; see site.py.
 (async () => {
   const settled = () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+  // what fades in is looked at when it is there
+  const still = document.createElement("style");
+  still.textContent = "*, *::before, *::after { transition: none !important; animation: none !important; }";
+  document.head.append(still);
   await settled();
   const rgba = (text) => {
     const [r, g, b, a] = (text.match(/[\d.]+/g) || [0, 0, 0, 0]).map(Number);

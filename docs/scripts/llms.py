@@ -40,13 +40,14 @@ def first_sentence(markdown: str) -> str:
         if paragraph.strip() and not paragraph.lstrip("\n").startswith(_NO_PROSE):
             plain = _LINK.sub(r"\1", " ".join(paragraph.split()))
             plain = re.sub(r"^\*\*[^*]+\.\*\* ", "", plain).replace("*", "")
-            return re.split(r"(?<=[.!?])\s", plain)[0].rstrip(":")
+            return re.split(r"(?<=[.!?])\s(?=[A-Z`])", plain)[0].rstrip(":")
     return ""
 
 
 def _listed(items: list[Any], depth: int = 2) -> list[str]:
+    """Pages, and below them the sections, so that no page seems to be of the section before it."""
     lines: list[str] = []
-    for item in items:
+    for item in sorted(items, key=lambda item: item.is_section):
         if item.is_section:
             lines += ["", f"{'#' * depth} {item.title}", "", *_listed(item.children, depth + 1)]
         elif item.is_page:
