@@ -22,7 +22,12 @@ HOW = sorted(path.stem for path in (PAGES / "how").glob("*.md") if path.stem != 
 NAMES = [f"how/{name}" for name in HOW] + [
     f"theory/{path.stem}" for path in sorted((PAGES / "theory").glob("*.md"))
 ]
-SLOW = {"how/which-head-feeds-which", "how/everything-on-one-page", "how/my-checkpoints"}
+SLOW = {
+    "how/train-a-toy",
+    "how/which-head-feeds-which",
+    "how/everything-on-one-page",
+    "how/my-checkpoints",
+}
 FIVE_LINES = {
     *("one-head-on-my-prompt", "generate-without-heads", "my-model", "my-jsonl"),
     *("my-checkpoints", "my-task", "everything-on-one-page"),
