@@ -10,7 +10,8 @@
       diverging: [[0, "#58d6ab"], [0.25, "#256b55"], [0.5, "#242a33"], [0.75, "#93481e"], [1, "#ff9a5c"]],
     },
   };
-  const dark = matchMedia("(prefers-color-scheme: dark)");
+  // a site with a switch of its own says what is chosen there
+  const dark = window.darkPage || matchMedia("(prefers-color-scheme: dark)");
   const ink = ["#12151b", "#e4e7ec"];
   const config = { displayModeBar: false };
   const drawn = new Map();
