@@ -2,6 +2,7 @@
 
 from induction_lens.training.clamp import Clamp
 from induction_lens.training.loop import TrainingRun, snapshot_steps, train
+from induction_lens.training.loss_masks import Hapax, LossMask
 from induction_lens.training.presets import (
     ALL_PRESETS,
     FAMILY_PRESETS,
@@ -17,6 +18,8 @@ __all__ = [
     "PHASE_PRESETS",
     "PRESETS",
     "Clamp",
+    "Hapax",
+    "LossMask",
     "Preset",
     "TrainingRun",
     "snapshot_steps",
