@@ -24,6 +24,7 @@ TEXT = ("all-tokens", "hapax")
 """Presets of `train_preset`; the others are of `train_language`."""
 NAMES = ("alphabets", "markov", "alphabets-clamped", "alphabets-clamped-late")
 NAMES += ("chains-2l", "chains-3l")
+MEASURED = {"n_sequences": 48, "progress": False}
 WHOLE, CLAMPED = "trajectory.safetensors", "under-clamp.safetensors"
 
 
@@ -39,9 +40,9 @@ def make(out: Path, name: str, seed: int) -> None:
     if not (folder / WHOLE).is_file():
         train_language(name, folder, seed=seed, progress=False)
         if preset.clamp:
-            under = track_language(folder, preset.language, clamp=preset.clamp, progress=False)
+            under = track_language(folder, preset.language, clamp=preset.clamp, **MEASURED)
             under.save(folder / CLAMPED)
-        track_language(folder, preset.language, progress=False).save(folder / WHOLE)
+        track_language(folder, preset.language, **MEASURED).save(folder / WHOLE)
 
 
 if __name__ == "__main__":

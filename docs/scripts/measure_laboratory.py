@@ -227,7 +227,7 @@ def rows_of(folder: Path, name: str) -> list[Row]:
             under = LanguageTrajectory.read(path / CLAMPED)
             shutil.copy(path / CLAMPED, KEPT / f"{path.name}-under-clamp.safetensors")
             row |= under_clamp(under, name)
-        rows.append({"seed": seed, **row})
+        rows.append({"seed": seed, "steps": int(run.steps[-1]), **row})
     return rows
 
 

@@ -43,7 +43,7 @@ class LanguagePreset:
     """The model."""
     description: str
     """What the run is, in a few words."""
-    n_steps: int = 800
+    n_steps: int = 500
     """Updates of the weights."""
     batch_size: int = 32
     """Sequences in a batch."""
@@ -56,7 +56,7 @@ class LanguagePreset:
 
     def snapshot_steps(self, n_steps: int) -> tuple[int, ...]:
         """The steps of a run of this length that are kept: about 24, most of them evenly spaced."""
-        return snapshot_steps(n_steps, 24, early=8)
+        return snapshot_steps(n_steps, 24, early=4)
 
 
 def _toy(language: Language, *, n_layers: int, n_ctx: int) -> ToyConfig:
@@ -90,9 +90,9 @@ LANGUAGE_PRESETS: dict[str, LanguagePreset] = {
     ),
     "alphabets-clamped-late": _with(
         _ALPHABETS,
-        "two alphabets, two layers, no K-composition for 600 of 1400 steps",
-        n_steps=1400,
-        clamp=(Clamp(k_composition=True, end=600),),
+        "two alphabets, two layers, no K-composition for 400 of 900 steps",
+        n_steps=900,
+        clamp=(Clamp(k_composition=True, end=400),),
     ),
     "chains-2l": _with(_CHAINS, "three interleaved chains, two layers", seq_len=65),
     "chains-3l": _with(_CHAINS, "three interleaved chains, three layers", seq_len=65, n_layers=3),
