@@ -12,6 +12,7 @@ import datetime
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,7 +25,7 @@ TEXT = ("all-tokens", "hapax")
 """Presets of `train_preset`; the others are of `train_language`."""
 NAMES = ("alphabets", "markov", "alphabets-clamped", "alphabets-clamped-late")
 NAMES += ("chains-2l", "chains-3l")
-MEASURED = {"n_sequences": 48, "progress": False}
+MEASURED: dict[str, Any] = {"n_sequences": 48, "progress": False}
 WHOLE, CLAMPED = "trajectory.safetensors", "under-clamp.safetensors"
 
 
@@ -33,7 +34,8 @@ def make(out: Path, name: str, seed: int) -> None:
     folder = out / f"{name}-seed-{seed}"
     if name in TEXT:
         if not (folder / "model" / "card.json").is_file():
-            options = {"text": out / "text", "tokenizer": il.load("toy-2l").tokenizer}
+            options: dict[str, Any] = {"text": out / "text"}
+            options["tokenizer"] = getattr(il.load("toy-2l"), "tokenizer")  # noqa: B009
             train_preset(name, folder, seed=seed, progress=False, device="cpu", **options)
         return
     preset = LANGUAGE_PRESETS[name]

@@ -72,7 +72,7 @@ def cut_from(model: Any, heads: list[Head], layer: int, lost: Callable[[], float
 
 def alphabets(model: Any, run: LanguageTrajectory, name: str) -> Row:
     """The end of a run on two alphabets: what is learnt, by which heads, and whether they copy."""
-    language = LANGUAGE_PRESETS[name].language
+    language: Any = LANGUAGE_PRESETS[name].language
     tokens = language.sample(N_SEQUENCES, seq_len=41, seed=SEED)
     groups = language.token_groups(tokens)
     found = matching(model, language, tokens)
@@ -118,7 +118,7 @@ def moments(run: LanguageTrajectory, name: str) -> Row:
 
 def chains(model: Any, run: LanguageTrajectory, name: str) -> Row:
     """The end of a run on interleaved chains: which layers match, and what they build on."""
-    language = LANGUAGE_PRESETS[name].language
+    language: Any = LANGUAGE_PRESETS[name].language
     tokens = language.sample(N_SEQUENCES, seq_len=65, seed=SEED)
     among = language.token_groups(tokens)["all"]
     found = matching(model, language, tokens)
@@ -145,9 +145,10 @@ def chains(model: Any, run: LanguageTrajectory, name: str) -> Row:
 def markov(model: Any, run: LanguageTrajectory, name: str) -> Row:
     """A run on Markov chains: when the model was nearest to counting states, and when it had more
     than half of what pairs of states tell."""
+    language: Any = LANGUAGE_PRESETS[name].language
     references = {kind: run.references[kind]["all"] for kind in ("unigram", "optimal")}
     loss = run.loss()
-    uniform = math.log(LANGUAGE_PRESETS[name].language.n_states)
+    uniform = math.log(language.n_states)
     nearest = int(run.distances["unigram"].argmin())
     half_unigram = (uniform + references["unigram"]) / 2
     row = {
@@ -259,14 +260,14 @@ def summary(rows: list[Row]) -> dict[str, Any]:
     return told
 
 
-def paired(first: Iterable[Row], second: Iterable[Row], name: str) -> dict[str, float] | None:
+def paired(first: Iterable[Row], second: Iterable[Row], name: str) -> dict[str, Any] | None:
     """The mean over seeds of a difference between two runs of one seed, first minus second."""
     others = {row["seed"]: row for row in second}
     both = [(row[name], others[row["seed"]][name]) for row in first if row["seed"] in others]
     return interval(mean_over_seeds([a - b for a, b in both])) if both else None
 
 
-def interval(estimate: Estimate) -> dict[str, float]:
+def interval(estimate: Estimate) -> dict[str, Any]:
     """`value`, `low`, `high` and `n`."""
     ends = columns("value", estimate)
     return {
