@@ -31,9 +31,21 @@ def test_examples_are_short():
     lengths = {
         path.name: len(path.read_text().splitlines()) for path in (ROOT / "examples").glob("*.py")
     }
-    assert len(lengths) == 6
+    assert len(lengths) == 7
     assert {name: n for name, n in lengths.items() if n >= 60} == {}
     assert lengths["own_detector.py"] < 40
+
+
+@pytest.mark.slow
+def test_own_task_prints_what_the_api_gives(tmp_path):
+    printed = run_example("own_task", tmp_path)
+    words = ["red", "blue", "green", "black", "white", "brown", "grey", "pink", "gold", "rose"]
+    task = il.tasks.Task.from_pairs(
+        "repeat", dict(zip(words, words, strict=True)), template="{prompt} {answer}\n"
+    )
+    found = il.tasks.few_shot(il.load("toy-2l"), task, shots=4, n_items=4, heads="1.6")
+    assert f"accuracy {found.accuracy}, without 1.6 {found.without}" in printed
+    assert f"chance {found.chance:.2f}" in printed
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ N_DRAWS = 400
 SLOWEST = ("path_patch", "cut_edge", "ideal_pattern", "circuit")
 SLOW = (
     *(*SLOWEST, "qk_matching", "before_and_after", "train", "load", "report"),
-    *("training_report", "ngram_control", "text_tokens"),
+    *("training_report", "ngram_control", "text_tokens", "few_shot", "dose_response"),
 )
 ODD = [
     *(None, True, False, 0, 1, -1, 2, 3, 7, 1000, 10**30, -(2**63), 0.5, 2.5, -0.0, 1e300),
@@ -124,6 +124,47 @@ def _mechanism(model: Any) -> list[tuple[Callable[..., Any], Good]]:
     ]
 
 
+def _tasks(model: Any) -> list[tuple[Callable[..., Any], Good]]:
+    """What makes and asks tasks."""
+    task = il.tasks.Task.from_pairs("again", {"red": "red", "blue": "blue", "green": "green"})
+    asked = {"model": model, "task": task, "shots": 1, "seed": 0}
+    ranked = il.HeadScores("mine", torch.tensor([[0.1, 0.4, 0.2, 0.3]]))
+    passages = ["one two three four five six seven eight nine ten eleven twelve"] * 2
+    drawn = {"n_items": 12, "seed": 0}
+    return [
+        (il.tasks.Task.from_pairs, {"name": "again", "pairs": {"red": "red"}}),
+        (il.tasks.letter_pattern, {"form": "ABAB", **drawn}),
+        (il.tasks.word_classes, {"ways": 2, **drawn}),
+        (il.tasks.literal_copying, {"passages": passages, "different": False, "seed": 0}),
+        (il.tasks.translated_sentences, {"languages": ["English", "French"], "diagonal": False}),
+        (il.tasks.few_shot_prompts, {**asked, "n_items": 2, "shuffled_answers": False}),
+        (il.tasks.few_shot, {**asked, "n_items": 2, "heads": "0.0", "method": "mean", "at": "all"}),
+        (il.tasks.top_heads, {"scores": ranked, "k": 2, "without": None}),
+        (
+            il.tasks.dose_response,
+            {**asked, "ranking": ranked, "counts": [1], "method": "mean", "at": "all"},
+        ),
+    ]
+
+
+def _laboratory() -> list[tuple[Callable[..., Any], Good]]:
+    """What toys are trained on."""
+    language = il.languages.TwoAlphabets(n_letters=5, length=3)
+    tokens = torch.tensor([[0, 1, 2, 1, 2, 3]])
+    sizes = {"n_letters": 5, "length": 3, "restart": 0.1, "seed": 0}
+    chains = {"n_states": 4, "concentration": 1.0, "n_chains": 2}
+    return [
+        (il.training.Hapax, {"n": 2}),
+        (il.training.Hapax(2).counts, {"tokens": tokens}),
+        (
+            il.training.language_batches,
+            {"language": language, "batch_size": 2, "seq_len": 9, "seed": 0},
+        ),
+        (il.languages.TwoAlphabets, sizes),
+        (il.languages.InterleavedChains, chains),
+    ]
+
+
 @pytest.fixture(scope="module")
 def functions() -> dict[str, tuple[Callable[..., Any], Good]]:
     """Public functions with arguments that they take, all of them named."""
@@ -156,6 +197,7 @@ def functions() -> dict[str, tuple[Callable[..., Any], Good]]:
     trained = {"optimizer": "muon", "learning_rate": 0.01, "muon_learning_rate": 0.02}
     trained |= {"weight_decay": 0.1, "warmup": 1, "decay": 0.2, "clip": 1.0, "micro_batch": None}
     trained |= {"fused": None, "mixed_precision": False, "clamp": None, "snapshots": None}
+    trained |= {"loss_mask": None}
     trained |= {"checkpoint_every": None, "resume": True, "progress": False, "seed": 0}
 
     def knocked_out(**options: Any) -> Tensor:
@@ -244,6 +286,8 @@ def functions() -> dict[str, tuple[Callable[..., Any], Good]]:
             | {"freeze_norms": True, "freeze_mlps": False},
         ),
         *_mechanism(model),
+        *_tasks(il.load("toy-1l", device="cpu")),
+        *_laboratory(),
         (
             il.detectors.published.published_scores,
             {"model": model, "definitions": ["olsson"], "n_sequences": 2, **measured},
@@ -305,7 +349,11 @@ NAMES = [
     *("composition", "Composition.of", "Composition.top", "Composition.above"),
     *("random_composition", "qk_matching", "term_importance"),
     *("masked", "zeroed", "composition_cut", "path_patch", "cut_edge", "ideal_pattern", "circuit"),
-    *("Material.of", "before_and_after", "strongest_edges", "published_scores"),
+    *("Material.of", "before_and_after", "strongest_edges"),
+    *("Task.from_pairs", "letter_pattern", "word_classes", "literal_copying"),
+    *("translated_sentences", "few_shot_prompts", "few_shot", "top_heads", "dose_response"),
+    *("Hapax", "Hapax.counts", "language_batches", "TwoAlphabets", "InterleavedChains"),
+    "published_scores",
     *(
         "target_mask",
         "attention",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from scipy import stats
 
 from induction_lens.estimates import Estimate, short_number
 from induction_lens.reports.numbers import number, percent
@@ -35,7 +36,7 @@ def plain_environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.globals |= mechanism() | generality() | continuity()
+    environment.globals |= mechanism() | generality() | continuity() | laboratory()
     return environment
 
 
@@ -199,6 +200,56 @@ def generality() -> dict[str, Any]:
 def plain_table(table: dict[str, Any]) -> str:
     """A table that was stored as lists."""
     return _markdown(Table(tuple(table["columns"]), tuple(map(tuple, table["rows"]))))
+
+
+LABORATORY = TEXTS / "laboratory.json"
+"""What docs/scripts/measure_laboratory.py wrote."""
+
+
+def laboratory() -> dict[str, Any]:
+    """The runs on languages, and how their numbers are written."""
+    return {
+        "lab": json.loads(LABORATORY.read_text(encoding="utf-8")),
+        "between": between_seeds,
+        "runs_table": runs_table,
+        "seeds_needed": seeds_needed,
+        "plain_number": _plain,
+    }
+
+
+def between_seeds(found: dict[str, Any] | None, digits: int = 2) -> str:
+    """A mean over seeds with its interval, such as `0.12 [0.08, 0.16]`; a dash without one."""
+    if found is None or found["value"] is None:
+        return "–"
+    value, low, high = (found[name] for name in ("value", "low", "high"))
+    if low is None or high is None:
+        return _plain(value, digits)
+    return f"{_plain(value, digits)} [{_plain(low, digits)}, {_plain(high, digits)}]"
+
+
+def runs_table(name: str, columns: dict[str, str], digits: int = 2) -> str:
+    """A row for each seed of a run, and their means; columns by the names of numbers."""
+    told = json.loads(LABORATORY.read_text(encoding="utf-8"))
+
+    def shown(value: Any) -> str:
+        if isinstance(value, float):
+            return _plain(value, digits)
+        return "–" if value is None else str(value)
+
+    rows = [(str(row["seed"]), *(shown(row[key]) for key in columns)) for row in told["runs"][name]]
+    means = told["means"][name]
+    rows.append(("mean", *(between_seeds(means.get(key), digits) for key in columns)))
+    return _markdown(Table(("seed", *columns.values()), tuple(rows), strong=(len(rows) - 1,)))
+
+
+def seeds_needed(found: dict[str, Any], most: int = 100) -> str:
+    """How many seeds would tell a mean from zero, if it and the spread stay as they are."""
+    n, value = found["n"], abs(found["value"])
+    spread = (found["high"] - found["value"]) / stats.t.ppf(0.975, n - 1) * n**0.5
+    for more in range(2, most + 1):
+        if stats.t.ppf(0.975, more - 1) * spread / more**0.5 < value:
+            return f"{more} seeds"
+    return f"more than {most} seeds"
 
 
 def share(row: dict[str, Any], name: str) -> str:

@@ -33,6 +33,7 @@ from induction_lens.models import (
     output_weights,
     query_weights,
     residual_scale,
+    rewritten_residual,
     run_until,
     running,
     shape,
@@ -112,6 +113,13 @@ def check_bilinear(model: Model) -> None:
         raise ValueError(
             "expected heads that write to the residual stream by W_O, got a model that norms what "
             "attention puts out; use what is measured in runs, such as path patching"
+        )
+    rewritten = rewritten_residual(model)
+    if rewritten is not None:
+        raise ValueError(
+            "expected a residual stream that is the sum of what was written to it, got a model "
+            f"with a canon layer that rewrites {rewritten}; use what is measured in runs, such as "
+            "score_heads and ablations"
         )
     if is_set(model, "clip_qkv"):
         raise ValueError(

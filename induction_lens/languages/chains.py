@@ -72,6 +72,32 @@ class MarkovChains(Language):
             counts[batch, before, now] += 1
         return with_bos(torch.stack(losses, dim=1).float())
 
+    def reference_losses(
+        self, tokens: Int[Tensor, "batch pos"]
+    ) -> dict[str, Float[Tensor, "batch pos"]]:
+        """Of the Bayes-optimal predictor, and of one that counts states alone (`unigram`)."""
+        return {**super().reference_losses(tokens), "unigram": self.unigram_loss(tokens)}
+
+    def matches(self, tokens: Int[Tensor, "batch pos"]) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+        """`chain`: every key that came `lag` tokens after an earlier token like the one on which
+        the next depends, `x[k - lag] == x[q + 1 - lag]`: where that state's followers are read.
+
+        With a lag of 1 these are the targets of induction.
+
+        Examples:
+            >>> language = il.languages.InterleavedChains(n_states=3, n_chains=2)
+            >>> row, query, key = language.matches(torch.tensor([[0, 1, 2, 3, 2, 1]]))["chain"]
+            >>> list(zip(query.tolist(), key.tolist()))
+            [(5, 4)]
+        """
+        body = check_sequences(tokens, least=1, most=self.n_states)
+        n_later, lag = body.shape[1], self.lag
+        # position p of the whole sequence is p - 1 of the body
+        depends = body[:, : max(n_later + 1 - lag, 0)]  # of query q, at q - lag of the body
+        same = depends[:, :, None] == depends[:, None, :]
+        row, now, then = same.tril(-1).nonzero(as_tuple=True)
+        return {"chain": (row, now + lag, then + lag + 1)}
+
     def unigram_loss(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos"]:
         """Of a predictor that counts how often each state came, and not after what, in nats.
 

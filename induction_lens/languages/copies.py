@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from induction_lens import checks
@@ -62,6 +63,30 @@ class Copies(Language):
         place = self._places(check_sequences(tokens, least=1, most=self.d_vocab - 1))
         following = torch.where((place >= 0) & (place < self.length - 1), place + 2, -1)
         return torch.nn.functional.pad(following, (1, 0), value=-1)
+
+    def reference_losses(
+        self, tokens: Int[Tensor, "batch pos"]
+    ) -> dict[str, Float[Tensor, "batch pos"]]:
+        """Of the best predictor, and, in pieces, of one that knows the letters of the block and
+        nothing of their order (`letters`): ln(length) nats."""
+        optimal = self.optimal_loss(tokens)
+        letters = optimal.clone()
+        letters[:, 1 + self.length :] = math.log(self.length)
+        return {"optimal": optimal, "letters": letters}
+
+    def token_groups(
+        self, tokens: Int[Tensor, "batch pos"]
+    ) -> dict[str, Bool[Tensor, "batch pos"]]:
+        """All tokens, and those of pieces."""
+        pieces = torch.zeros_like(tokens, dtype=torch.bool)
+        pieces[:, 1 + self.length :] = True
+        return {**super().token_groups(tokens), "pieces": pieces}
+
+    def matches(self, tokens: Int[Tensor, "batch pos"]) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+        """`block`: from a letter of a piece to the letter that follows it in the block."""
+        targets = self.targets(tokens)
+        row, query = (targets >= 0).nonzero(as_tuple=True)
+        return {"block": (row, query, targets[row, query])}
 
     def _places(self, body: Int[Tensor, "batch later_pos"]) -> Int[Tensor, "batch later_pos"]:
         """Where in the block the letter of a piece stands; -1 in the block."""
@@ -129,6 +154,19 @@ class TwoAlphabets(Copies):
     def written(self, letters: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
         """The small letters of capitals."""
         return self.dictionary[(letters - 1).clamp(0, self.n_letters - 1)]
+
+    def token_groups(
+        self, tokens: Int[Tensor, "batch pos"]
+    ) -> dict[str, Bool[Tensor, "batch pos"]]:
+        """All tokens, those of pieces, and of these the ones that follow in their piece a letter
+        which they follow for the first time (`new`), or not (`again`)."""
+        groups = super().token_groups(tokens)
+        place = self._places(check_sequences(tokens, least=1, most=self.d_vocab - 1))
+        before = torch.nn.functional.pad(place, (1, 0), value=-1)[:, :-1]
+        follows = (before >= 0) & (place == before + 1)
+        new = self.is_new(tokens)
+        again = torch.nn.functional.pad(follows, (1, 0), value=False) & ~new
+        return {**groups, "new": new, "again": again}
 
     def is_new(self, tokens: Int[Tensor, "batch pos"]) -> Tensor:
         """Whether each token follows, in its piece, a letter that it follows for the first time:

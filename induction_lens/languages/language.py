@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from induction_lens import checks
@@ -41,6 +41,36 @@ class Language(ABC):
         Raises:
             ValueError: If the tokens are no sequences of the language.
         """
+
+    def reference_losses(
+        self, tokens: Int[Tensor, "batch pos"]
+    ) -> dict[str, Float[Tensor, "batch pos"]]:
+        """Losses of predictors to compare a model with, by name: the best one, and lesser ones.
+
+        Raises:
+            ValueError: If the tokens are no sequences of the language.
+
+        Examples:
+            >>> language = il.languages.MarkovChains(n_states=2)
+            >>> tokens = language.sample(100, seed=1)
+            >>> losses = language.reference_losses(tokens)
+            >>> {name: round(loss.nanmean().item(), 2) for name, loss in losses.items()}
+            {'optimal': 0.49, 'unigram': 0.57}
+        """
+        return {"optimal": self.optimal_loss(tokens)}
+
+    def token_groups(
+        self, tokens: Int[Tensor, "batch pos"]
+    ) -> dict[str, Bool[Tensor, "batch pos"]]:
+        """Which tokens are of which kind, by the kind's name; BOS is of none."""
+        everywhere = torch.ones_like(tokens, dtype=torch.bool)
+        everywhere[:, 0] = False
+        return {"all": everywhere}
+
+    def matches(self, tokens: Int[Tensor, "batch pos"]) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+        """What a head attends to that solves the language by matching, by the match's name: rows,
+        queries and keys, as an `AttentionDetector` has them. None where no match is known."""
+        return {}
 
     def sample(
         self, n_sequences: int, *, seq_len: int = 128, seed: int = 0

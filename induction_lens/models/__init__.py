@@ -19,6 +19,7 @@ from induction_lens.models.fitness import is_set
 from induction_lens.models.from_scratch import (
     check_device,
     new_transformer,
+    rewritten_residual,
     toy_weights,
 )
 from induction_lens.models.hooks import (
@@ -177,6 +178,7 @@ __all__ = [
     "readout",
     "remembered",
     "residual_scale",
+    "rewritten_residual",
     "rotate",
     "rotate_halves",
     "rotations",

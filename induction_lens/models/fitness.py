@@ -13,6 +13,7 @@ from typing import Any
 
 from torch.nn.modules import module as torch_module
 
+from induction_lens.models.from_scratch import rewritten_residual
 from induction_lens.models.hooks import Model, parts, untyped
 
 # Hugging Face's architectures whose attention is a softmax of q·k over all earlier positions, for
@@ -48,6 +49,9 @@ def unfit_for_layers(model: Model, n_pos: int) -> str | None:
     """Why a model cannot be run layer by layer on sequences of a length; None if it can."""
     hooked = any(point.fwd_hooks for point in model.hook_dict.values())
     reason = "there are hooks on it" if hooked else foreign_code(model)
+    rewritten = rewritten_residual(model)
+    if rewritten is not None:
+        reason = reason or f"a canon layer rewrites {rewritten}"
     return reason or _unplain_attention(model, n_pos)
 
 

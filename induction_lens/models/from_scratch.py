@@ -140,7 +140,24 @@ def attach_to_keys(model: Any, layer: int, name: str, module: nn.Module) -> None
     model uses its own; and `reset_hooks` does not remove it.
     """
     _attention(model, layer).add_module(name, module)
-    point = model.hook_dict[hook_name("k", layer)]
+    _rewritten_by(module, model.hook_dict[hook_name("k", layer)])
+
+
+def attach_to_residual(model: Any, layer: int, name: str, module: nn.Module) -> None:
+    """Make `module` part of a block, as its submodule `name`, and let it rewrite what enters the
+    block, [batch pos d_model], permanently; otherwise as `attach_to_keys`."""
+    _block(model, layer).add_module(name, module)
+    _rewritten_by(module, model.hook_dict[hook_name("resid_pre", layer)])
+
+
+def rewritten_residual(model: Any) -> str | None:
+    """The first hook point of the residual stream that a part of the model rewrites, if any does:
+    the stream is then no sum of what layers write."""
+    points = model.hook_dict.items()
+    return next((n for n, point in points if "resid" in n and "rewrite" in vars(point)), None)
+
+
+def _rewritten_by(module: nn.Module, point: Any) -> None:
     vars(point)["rewrite"] = module  # not as a submodule: it has a place in the model already
     point.register_forward_hook(_rewrite)
 
@@ -158,7 +175,8 @@ def toy_weights(model: Any, of: Callable[[Tensor], Any] = _identity) -> dict[str
     Names and layouts are TransformerLens's, the same for both classes: `embed.W_E` [vocab
     d_model], `pos_embed.W_pos` [pos d_model], `blocks.l.attn.W_Q`, `W_K`, `W_V` [head d_model
     d_head], `W_O` [head d_head d_model], `b_Q`, `b_K`, `b_V` [head d_head], `b_O` [d_model],
-    `blocks.l.attn.smear` [head], `blocks.l.mlp.W_in` [d_model d_mlp], `b_in`, `W_out`, `b_out`,
+    `blocks.l.attn.smear` [head], `blocks.l.attn.canon` [head d_head width] or `blocks.l.canon`
+    [d_model width], `blocks.l.mlp.W_in` [d_model d_mlp], `b_in`, `W_out`, `b_out`,
     `unembed.W_U` [d_model vocab].
 
     Args:
@@ -211,6 +229,12 @@ def _attention(model: Any, layer: int) -> Any:
     return model.blocks[layer].attn
 
 
+def _block(model: Any, layer: int) -> Any:
+    if is_bridge(model):
+        return _inner(model.original_model.layers[layer])
+    return model.blocks[layer]
+
+
 def _hooked_weights(model: Any, of: Callable[[Tensor], Any]) -> dict[str, Tensor]:
     found = {"embed.W_E": of(model.embed.W_E)}
     if hasattr(model, "pos_embed"):
@@ -221,11 +245,20 @@ def _hooked_weights(model: Any, of: Callable[[Tensor], Any]) -> dict[str, Tensor
             found[f"{at}.attn.{name}"] = of(getattr(block.attn, name))
         if hasattr(block.attn, "smear"):
             found[f"{at}.attn.smear"] = of(block.attn.smear.alpha)
+        found |= _canon_weights(block, block.attn, at, of)
         if hasattr(block, "mlp"):
             for name in ("W_in", "b_in", "W_out", "b_out"):
                 found[f"{at}.mlp.{name}"] = of(getattr(block.mlp, name))
     found["unembed.W_U"] = of(model.unembed.W_U)
     return found
+
+
+def _canon_weights(
+    block: Any, attention: Any, at: str, of: Callable[[Tensor], Any]
+) -> dict[str, Tensor]:
+    """The factors of a block's canon layer, wherever it stands."""
+    places = ((f"{at}.canon", block), (f"{at}.attn.canon", attention))
+    return {name: of(part.canon.factors) for name, part in places if hasattr(part, "canon")}
 
 
 def _bridge_weights(model: Any, of: Callable[[Tensor], Any]) -> dict[str, Tensor]:
@@ -247,6 +280,7 @@ def _bridge_weights(model: Any, of: Callable[[Tensor], Any]) -> dict[str, Tensor
         found[f"{at}.attn.b_O"] = of(output.bias)
         if hasattr(attention, "smear"):
             found[f"{at}.attn.smear"] = of(attention.smear.alpha)
+        found |= _canon_weights(block, attention, at, of)
         if hasattr(block, "mlp"):
             first, second = _inner(_inner(block.mlp).fc_in), _inner(_inner(block.mlp).fc_out)
             found[f"{at}.mlp.W_in"] = of(first.weight).T

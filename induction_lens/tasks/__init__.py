@@ -1,6 +1,7 @@
 """Tasks: what heads are good for beyond copying, and few-shot accuracy with and without them."""
 
 from induction_lens.tasks.asking import Asking, Without
+from induction_lens.tasks.attribution import LiteralAttributionHeads
 from induction_lens.tasks.dissociate import EVALUATED, Extent, dissociate
 from induction_lens.tasks.dissociation import Contrast, Dissociation, KnockedOut, Lost
 from induction_lens.tasks.few_shot import (
@@ -14,6 +15,7 @@ from induction_lens.tasks.function_vectors import FunctionVectorHeads, function_
 from induction_lens.tasks.kinds import (
     KINDS,
     ConceptCopyingHeads,
+    DiagonalHeads,
     LiteralHeads,
     PatternHeads,
     TranslationHeads,
@@ -54,6 +56,7 @@ __all__ = [
     "Choice",
     "ConceptCopyingHeads",
     "Contrast",
+    "DiagonalHeads",
     "Dissociation",
     "DoseResponse",
     "Extent",
@@ -62,6 +65,7 @@ __all__ = [
     "FunctionVectorHeads",
     "Item",
     "KnockedOut",
+    "LiteralAttributionHeads",
     "LiteralHeads",
     "Lost",
     "PatternHeads",

@@ -111,6 +111,30 @@ class TranslationHeads(_OnTexts):
 
 
 @dataclass(frozen=True, eq=False)
+class DiagonalHeads(_OnTexts):
+    """Heads that look along the literal diagonal of a translation: at the next word by its place.
+
+    To stand beside `TranslationHeads`. Where languages have the same order of words, the two look
+    at the same words.
+    """
+
+    task: Task | None = None
+    """Sentences with targets by place; None takes `translated_sentences(diagonal=True)`."""
+    name: ClassVar[str] = "diagonal"
+    title: ClassVar[str] = "Heads on the literal diagonal"
+    caption: ClassVar[str] = (
+        "Attention, in a sentence's translation, on the words of earlier languages that stand "
+        "where the next word will, whatever they mean; chance is the same half a sentence on."
+    )
+    source: ClassVar[str] = 'ours, after Olsson et al. 2022, "Argument 4"'
+
+    @staticmethod
+    def usual() -> Task:
+        """Our sentences, by place."""
+        return translated_sentences(diagonal=True)
+
+
+@dataclass(frozen=True, eq=False)
 class PatternHeads(HeadKind):
     """Heads that attend to the labels of earlier lines of the same pattern."""
 

@@ -67,7 +67,9 @@ def literal_copying(
     return Task(name, tuple(items), template=AS_IT_IS, source=source)
 
 
-def translated_sentences(languages: Sequence[str] = ("English", "French", "German")) -> Task:
+def translated_sentences(
+    languages: Sequence[str] = ("English", "French", "German"), *, diagonal: bool = False
+) -> Task:
     """The same sentence in several languages, one after another, up to the last word.
 
     A query is the last token of a word in a later language; its targets are the tokens of those
@@ -76,6 +78,8 @@ def translated_sentences(languages: Sequence[str] = ("English", "French", "Germa
 
     Args:
         languages: Two or more of English, French, German and Spanish, in the order of the text.
+        diagonal: Targets by place instead of meaning: in earlier languages, the words that have the
+            place of the word that comes next. The control is half a sentence on.
 
     Source: Olsson et al. 2022, "Argument 4": translation. Sentences and alignments are ours.
 
@@ -95,9 +99,14 @@ def translated_sentences(languages: Sequence[str] = ("English", "French", "Germa
     if len(chosen) < 2:
         remedy = f"out of {', '.join(LANGUAGES)}"
         raise checks.refuse("languages", "two or more", languages, remedy)
-    items = tuple(_translated([some[name] for name in chosen]) for some in aligned_sentences())
+    by_place = checks.flag("diagonal", diagonal)
+    items = tuple(
+        _translated([some[name] for name in chosen], by_place=by_place)
+        for some in aligned_sentences()
+    )
     source = 'Olsson et al. 2022, "Argument 4"; our sentences'
-    return Task(f"sentences, {', '.join(chosen)}", items, template=AS_IT_IS, source=source)
+    name = f"sentences{', by place' * by_place}, {', '.join(chosen)}"
+    return Task(name, items, template=AS_IT_IS, source=source)
 
 
 def _own_passages() -> list[str]:
@@ -154,8 +163,14 @@ class _Placed:
         pairs = zip(self.spans, self.sentence.english, strict=True)
         return [span for span, means in pairs if wanted & set(means)]
 
+    def at(self, place: int, *, half_on: bool = False) -> list[Span]:
+        """The word at a place, if there is one, or that half a sentence on."""
+        if half_on:
+            place = (place + len(self.spans) // 2) % len(self.spans)
+        return self.spans[place : place + 1]
 
-def _translated(sentences: Sequence[AlignedSentence]) -> Item:
+
+def _translated(sentences: Sequence[AlignedSentence], *, by_place: bool = False) -> Item:
     text, placed = "", []
     for sentence in sentences:
         begin = len(text)
@@ -166,10 +181,13 @@ def _translated(sentences: Sequence[AlignedSentence]) -> Item:
     targets = []
     for index, later in enumerate(placed[1:], start=1):
         following = zip(later.spans, later.sentence.english[1:], strict=False)
-        for query, means in following:
+        for place, (query, means) in enumerate(following, start=1):
             shifted = [(word + n_english // 2) % n_english for word in means]
             keys = [span for one in placed[:index] for span in one.of(means)]
             others = [span for one in placed[:index] for span in one.of(shifted)]
+            if by_place:
+                keys = [span for one in placed[:index] for span in one.at(place)]
+                others = [span for one in placed[:index] for span in one.at(place, half_on=True)]
             if keys and others and not set(keys) & set(others):
                 targets.append(Target(query, tuple(keys), tuple(others)))
     last = sentences[-1].words[-1]

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from induction_lens.heads import Head
+from induction_lens.toys.canon import convolved
 from induction_lens.toys.model import ToyConfig, smear
 
 
@@ -54,9 +55,11 @@ def toy_logits(
         residual = residual + weights["pos_embed.W_pos"][:n_pos]
     if config.positions == "rotary":
         rotation = _rotation(n_pos, config.head_width, tokens.device)
-    written = residual.new_zeros(())
+    written = torch.zeros_like(residual)
     for layer in range(config.n_layers):
         block = _block(weights, layer)
+        if "canon" in block:
+            residual, written = (_mixed(block, part) for part in (residual, written))
         keyed = residual - written if cut.k_composition and layer == 1 else None
         silent = [head.head for head in cut.heads if head.layer == layer]
         written = _attention(
@@ -77,10 +80,22 @@ def keys_of(
     *,
     layer: int,
 ) -> Float[Tensor, "batch pos head d_head"]:
-    """Keys of a layer, smeared but not yet rotated, computed from a residual stream."""
+    """Keys of a layer, smeared or mixed but not yet rotated, computed from a residual stream, which
+    went through the layer's canon layer, if that is where it has one."""
     n_pos = residual.shape[1]
     added = weights["pos_embed.W_pos"][:n_pos] if config.positions == "shortformer" else None
     return _keys(_block(weights, layer), _located(residual, added))
+
+
+def mixed_residual(
+    weights: dict[str, Tensor], residual: Float[Tensor, "batch pos d_model"], *, layer: int
+) -> Float[Tensor, "batch pos d_model"]:
+    """What a layer's canon layer makes of a residual stream; the same where there is none."""
+    return _mixed(_block(weights, layer), residual)
+
+
+def _mixed(block: dict[str, Tensor], residual: Tensor) -> Tensor:
+    return convolved(residual, block["canon"]) if "canon" in block else residual
 
 
 def _block(weights: dict[str, Tensor], layer: int) -> dict[str, Tensor]:
@@ -127,6 +142,8 @@ def _attention(
 def _keys(block: dict[str, Tensor], located: Tensor) -> Tensor:
     """Keys [batch pos head d_head] before any rotation."""
     key = _project(located, block["attn.W_K"], block["attn.b_K"])
+    if "attn.canon" in block:
+        return convolved(key, block["attn.canon"])
     return smear(key, block["attn.smear"]) if "attn.smear" in block else key
 
 

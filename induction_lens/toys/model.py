@@ -4,7 +4,8 @@
 2. `build_toy` builds it as a TransformerLens model and draws the weights from an explicit
    generator, so that one seed gives one model, whichever class holds it.
 3. With `smeared_keys` each head's keys are mixed with the keys one position before
-   (paper, section "Argument 2"; `SmearedKey`).
+   (paper, section "Argument 2"; `SmearedKey`); with `canon` keys, or the residual stream, go
+   through causal convolutions (`toys.canon`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,13 @@ from torch import Tensor, nn
 
 from induction_lens import checks
 from induction_lens.models import rotate
-from induction_lens.models.from_scratch import attach_to_keys, new_transformer, toy_weights
+from induction_lens.models.from_scratch import (
+    attach_to_keys,
+    attach_to_residual,
+    new_transformer,
+    toy_weights,
+)
+from induction_lens.toys.canon import WIDTHS, Canon, CanonLayer
 
 Positions = Literal["rotary", "standard", "shortformer"]
 
@@ -33,6 +40,7 @@ _WHOLE = {
     "n_heads": (1, _WIDEST),
     "d_vocab": (1, _LONGEST),
     "n_ctx": (1, _LONGEST),
+    "canon_width": WIDTHS,
 }
 _REAL = {"smear_init": (-1000, 1000), "distance_bias": (0, 1000), "aligned_unembed": (0, 1)}
 
@@ -74,6 +82,11 @@ class ToyConfig:
     """Whether every head's keys are smeared over two positions (paper, "Argument 2")."""
     smear_init: float = 0.0
     """First value of every smear parameter α; the weight of a key's own position is σ(α)."""
+    canon: Canon | None = None
+    """Where causal convolutions stand (`toys.canon`): on every head's keys, or on the residual
+    stream that enters each block; None: nowhere."""
+    canon_width: int = 4
+    """Positions that a canon layer mixes, its own included: 2 to 4."""
     distance_bias: float = 0.0
     """Standard deviation of the first biases of queries; those of keys are the same, turned so that
     head h of every layer begins with a preference for the token h positions back. Rotary positions
@@ -95,6 +108,11 @@ class ToyConfig:
             raise ValueError(
                 f"expected rotary positions with distance_bias, got {self.positions!r}; biases "
                 "prefer a distance only where queries and keys are rotated"
+            )
+        if self.canon == "keys" and self.smeared_keys:
+            raise ValueError(
+                "expected smeared keys or canon layers on keys, got both; canon layers of width 2 "
+                "can do what smearing does"
             )
         if self.d_head is None:
             if self.d_model % self.n_heads:
@@ -130,6 +148,8 @@ class ToyConfig:
         for name in ("attn_only", "smeared_keys"):
             checked[name] = checks.flag(name, getattr(self, name))
         checked["positions"] = checks.one_of("positions", self.positions, get_args(Positions))
+        if self.canon is not None:
+            checked["canon"] = checks.one_of("canon", self.canon, get_args(Canon))
         checked["seed"] = checks.seed(self.seed)
         for name, value in checked.items():
             object.__setattr__(self, name, value)
@@ -219,8 +239,9 @@ def build_toy(
         tokenizer: Becomes `model.tokenizer`.
 
     Returns:
-        The model, with the configuration as `model.toy_config`. Keys are smeared over the
-        positions of one call, so generate from a smeared model without a key-value cache.
+        The model, with the configuration as `model.toy_config`. Keys are smeared, and canon layers
+        mix, over the positions of one call, so generate from such a model without a key-value
+        cache.
 
     Raises:
         ValueError: The installed TransformerLens cannot build it, an argument is of another type.
@@ -250,10 +271,23 @@ def build_toy(
         for layer in range(config.n_layers):
             smeared = SmearedKey(config.n_heads, init=config.smear_init, device=where, dtype=dtype)
             attach_to_keys(model, layer, "smear", smeared)
+    if config.canon is not None:
+        _attach_canon(model, config, dtype)
     set_weights(model, _draw_weights(model, config))
     model.tokenizer = tokenizer
     model.toy_config = config
     return model
+
+
+def _attach_canon(model: Any, config: ToyConfig, dtype: torch.dtype) -> None:
+    """Put a canon layer into every block."""
+    where = toy_weights(model)["embed.W_E"].device
+    on_keys = config.canon == "keys"
+    sizes = (config.n_heads, config.head_width) if on_keys else (config.d_model,)
+    attach = attach_to_keys if on_keys else attach_to_residual
+    for layer in range(config.n_layers):
+        made = CanonLayer(sizes, config.canon_width, device=where, dtype=dtype)
+        attach(model, layer, "canon", made)
 
 
 def _check_build(
@@ -288,6 +322,9 @@ def _draw_weights(model: Any, config: ToyConfig) -> dict[str, Tensor]:
         kind = name.rsplit(".", 1)[-1]
         if kind == "smear":
             drawn[name] = torch.full(weight.shape, config.smear_init, **plain)
+        elif kind == "canon":  # as wide as torch draws a convolution's
+            spread = (3 * config.canon_width) ** -0.5
+            drawn[name] = torch.randn(weight.shape, generator=generator, **plain) * spread
         elif kind.startswith("b_"):
             drawn[name] = torch.zeros(weight.shape, **plain)
         else:

@@ -3,6 +3,11 @@
 from induction_lens.tracking.choice import chosen_steps
 from induction_lens.tracking.engines import Engine
 from induction_lens.tracking.experiment import make_runs
+from induction_lens.tracking.language_runs import (
+    LanguageTrajectory,
+    language_detectors,
+    track_language,
+)
 from induction_lens.tracking.moments import Moment, Trackable
 from induction_lens.tracking.ngrams import (
     NgramControl,
@@ -18,6 +23,7 @@ from induction_lens.tracking.trajectory import Trajectory
 
 __all__ = [
     "Engine",
+    "LanguageTrajectory",
     "Moment",
     "NgramControl",
     "NgramTables",
@@ -28,9 +34,11 @@ __all__ = [
     "chosen_steps",
     "count_ngrams",
     "gained_by_copying",
+    "language_detectors",
     "make_runs",
     "measured_run",
     "ngram_control",
     "read_run",
     "track",
+    "track_language",
 ]

@@ -27,7 +27,7 @@ from induction_lens import checks
 from induction_lens.ablation.context import knocked_out
 from induction_lens.heads import Head, HeadLike, parse_heads
 from induction_lens.models import hook_name, installed, toy_weights
-from induction_lens.toys.forward import Cut, keys_of
+from induction_lens.toys.forward import Cut, keys_of, mixed_residual
 from induction_lens.toys.model import ToyConfig, toy_config
 
 
@@ -151,7 +151,8 @@ def _without_k_composition(model: Any) -> Iterator[None]:
 
     def see_written(z: Tensor) -> None:
         output = weights["blocks.0.attn.W_O"].flatten(0, 1)
-        seen["written"] = z.flatten(2) @ output + weights["blocks.0.attn.b_O"]
+        written = z.flatten(2) @ output + weights["blocks.0.attn.b_O"]
+        seen["written"] = mixed_residual(weights, written, layer=1)
 
     def see_residual(residual: Tensor) -> None:
         seen["residual"] = residual

@@ -31,6 +31,7 @@ from induction_lens.toys.forward import Cut, toy_logits
 from induction_lens.toys.model import ToyConfig, toy_config
 from induction_lens.toys.snapshots import Snapshot
 from induction_lens.training.clamp import Clamp, checked_clamps, cut_at, cutting
+from induction_lens.training.loss_masks import LossMask
 from induction_lens.training.optimizers import Optimization, start
 from induction_lens.training.run_folder import RunFolder, training_in
 
@@ -75,6 +76,7 @@ def train(
     fused: bool = True,
     mixed_precision: bool | None = None,
     clamp: Clamp | Sequence[Clamp] | None = None,
+    loss_mask: LossMask | None = None,
     snapshots: Sequence[int] | None = None,
     checkpoint_every: int = 200,
     resume: bool = True,
@@ -83,7 +85,8 @@ def train(
 ) -> TrainingRun:
     """Train a toy model to predict the next token.
 
-    The loss is the mean cross-entropy, in nats, of the tokens at positions 1 and later.
+    The loss is the mean cross-entropy, in nats, of the tokens at positions 1 and later, or of those
+    of them that `loss_mask` counts.
 
     Args:
         model: A model made by `build_toy`; it is changed in place.
@@ -109,6 +112,7 @@ def train(
         mixed_precision: Bfloat16 autocast; None: on CUDA only.
         clamp: What to knock out during training, and from which step to which. Snapshots hold the
             weights alone: measured later, they are whole models.
+        loss_mask: Which tokens are to be predicted, such as `Hapax()`; None: all.
         snapshots: Steps from 0 to `n_steps` at which to save a snapshot; None:
             `snapshot_steps(n_steps)`.
         checkpoint_every: Steps between two checkpoints.
@@ -122,7 +126,7 @@ def train(
         ValueError: An option is out of range; the model is no toy; a batch does not fit it; the
             checkpoint belongs to another run, or was trained on other batches; another process
             trains in `out`, or `out` was removed meanwhile; snapshots are missing; a clamp does
-            not fit the model or the run.
+            not fit the model or the run; the loss mask counts no token of a batch.
         FloatingPointError: The loss is not finite any more.
 
     Examples:
@@ -154,6 +158,8 @@ def train(
     )
     schedule = _checked_schedule(snapshots, options.n_steps)
     clamps = checked_clamps(clamp, config, n_steps=options.n_steps)
+    if loss_mask is not None:
+        checks.instance("loss_mask", loss_mask, LossMask, "for instance Hapax()")
     draw = _batch_source(batches, config, batch_size=options.batch_size, seed=options.seed)
     optimization = start(
         model,
@@ -162,12 +168,14 @@ def train(
         options.muon_learning_rate,
         options.weight_decay,
     )
-    settings = _settings(config, options, optimizer, clamps)
+    settings = _settings(config, options, optimizer, clamps, loss_mask)
     data = tokens_digest(batches) if isinstance(batches, Tensor) else None
     with training_in(out) as lock:
         run = RunFolder(settings, data, set(schedule), options.checkpoint_every, lock)
         run.begin(model, optimization, draw, resume=resume)
-        speed = _take_steps(model, run, optimization, draw, clamps=clamps, options=options)
+        speed = _take_steps(
+            model, run, optimization, draw, clamps=clamps, mask=loss_mask, options=options
+        )
         return TrainingRun(
             model=model,
             losses=torch.tensor(run.losses, dtype=torch.float32, device="cpu"),
@@ -179,7 +187,11 @@ def train(
 
 
 def _settings(
-    config: ToyConfig, options: _Options, optimizer: str, clamps: Sequence[Clamp]
+    config: ToyConfig,
+    options: _Options,
+    optimizer: str,
+    clamps: Sequence[Clamp],
+    mask: LossMask | None,
 ) -> dict[str, Any]:
     """What the weights depend on, for the checkpoint."""
     return {
@@ -190,7 +202,9 @@ def _settings(
         "learning_rates": options.rates,
         "schedule": [options.warmup, options.decay],
         "seed": options.seed,
-        "clamp": [one.to_dict() for one in clamps] or None,  # older checkpoints say nothing of it
+        # older checkpoints say nothing of these two
+        "clamp": [one.to_dict() for one in clamps] or None,
+        "loss_mask": None if mask is None else mask.to_dict(),
     }
 
 
@@ -201,6 +215,7 @@ def _take_steps(
     draw: Callable[[int], Tensor],
     *,
     clamps: Sequence[Clamp],
+    mask: LossMask | None,
     options: _Options,
 ) -> float:
     """Train from where the run is to its end; tokens per second, NaN where it was there already."""
@@ -218,7 +233,8 @@ def _take_steps(
             run.keep(model, optimization)
             batch = draw(step)
             tokens = batch.to(device_of(model)).long()
-            loss = _backward(model, tokens, cut_at(clamps, step), options)
+            targets = _targets(tokens, mask, step)
+            loss = _backward(model, tokens, targets, cut_at(clamps, step), options)
             _check_finite(loss, step)
             if options.clip is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), options.clip)
@@ -377,7 +393,29 @@ def _checked_tokens(name: str, tokens: Any, config: ToyConfig) -> Tensor:
     return tokens
 
 
-def _backward(model: Any, tokens: Tensor, cut: Cut, options: _Options) -> float:
+def _targets(tokens: Tensor, mask: LossMask | None, step: int) -> Tensor:
+    """The token that each position predicts; `_IGNORED` where none counts."""
+    # The last position predicts nothing: to ignore it copies less than to cut it off.
+    targets = F.pad(tokens[:, 1:], (0, 1), value=_IGNORED)
+    if mask is None:
+        return targets
+    counted = mask.counts(tokens)
+    checks.instance("what loss_mask counts", counted, Tensor, "return a table of booleans")
+    if counted.dtype != torch.bool or counted.shape != tokens.shape:
+        got = f"{counted.dtype} of {tuple(counted.shape)}"
+        raise ValueError(
+            f"expected loss_mask to give booleans of {tuple(tokens.shape)}, got {got}; return one "
+            "for each token"
+        )
+    if not bool(counted[:, 1:].any()):
+        raise ValueError(
+            f"expected a loss mask that counts tokens, got none in the batch of step {step}; leave "
+            "fewer out, or make batches larger"
+        )
+    return targets.masked_fill(~F.pad(counted[:, 1:], (0, 1), value=False), _IGNORED)
+
+
+def _backward(model: Any, tokens: Tensor, targets: Tensor, cut: Cut, options: _Options) -> float:
     """Put the gradient of the batch's mean loss into the model; that loss, in nats."""
     model.zero_grad(set_to_none=True)
     fused = options.fused
@@ -386,14 +424,19 @@ def _backward(model: Any, tokens: Tensor, cut: Cut, options: _Options) -> float:
     weights = toy_weights(model)
     config = toy_config(model)
     total = 0.0
+    n_counted = int((targets != _IGNORED).sum())
+    size = options.micro_batch or len(tokens)
     with nullcontext() if fused else cutting(model, cut):
-        for piece in tokens.split(options.micro_batch or len(tokens)):
+        for piece, wanted in zip(tokens.split(size), targets.split(size), strict=True):
+            n_wanted = int((wanted != _IGNORED).sum())
+            if not n_wanted:
+                continue  # a mean over nothing
             with torch.autocast(tokens.device.type, torch.bfloat16, enabled=mixed):
                 logits = toy_logits(weights, config, piece, cut=cut) if fused else model(piece)
-            # The last position predicts nothing: to ignore it copies less than to cut it off.
-            targets = F.pad(piece[:, 1:], (0, 1), value=_IGNORED).flatten()
-            loss = F.cross_entropy(logits.float().flatten(0, 1), targets, ignore_index=_IGNORED)
-            loss = loss * (len(piece) / len(tokens))
+            loss = F.cross_entropy(
+                logits.float().flatten(0, 1), wanted.flatten(), ignore_index=_IGNORED
+            )
+            loss = loss * (n_wanted / n_counted)
             loss.backward()
             total += loss.item()
     return total

@@ -38,6 +38,7 @@ from induction_lens.toys.model import ToyConfig, build_toy, toy_config
 from induction_lens.toys.snapshots import TOKENIZER, write_snapshot
 from induction_lens.training.clamp import Clamp
 from induction_lens.training.loop import TrainingRun, snapshot_steps, train
+from induction_lens.training.loss_masks import Hapax, LossMask
 from induction_lens.training.run_folder import refuse_other_run, training_in
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ class Preset:
     """Share of the training text, in characters, that is prose; the rest is code."""
     clamp: tuple[Clamp, ...] = ()
     """What is knocked out during a part of the run."""
+    loss_mask: LossMask | None = None
+    """Which tokens count in the loss; None: all."""
 
     def n_steps(self, n_tokens: int) -> int:
         """Steps in a run of about so many training tokens."""
@@ -163,7 +166,19 @@ FAMILY_PRESETS: dict[str, Preset] = {
 }
 """Models of several sizes, smallest first, by width and layers: they differ in the model alone."""
 
-ALL_PRESETS: Mapping[str, Preset] = ChainMap(FAMILY_PRESETS, PHASE_PRESETS, PRESETS)
+_SMEARED = replace(PHASE_PRESETS["phase-1l-smeared"], n_tokens=2_000_000)
+MASKED_PRESETS: dict[str, Preset] = {
+    "all-tokens": replace(_SMEARED, description="1 layer, smeared keys, on all tokens"),
+    "hapax": replace(
+        _SMEARED,
+        description="1 layer, smeared keys, on tokens that end no pair that came before",
+        loss_mask=Hapax(),
+    ),
+}
+"""Two runs that differ in the tokens that count in the loss. Keys are smeared because the change
+then comes after 1M tokens."""
+
+ALL_PRESETS: Mapping[str, Preset] = ChainMap(MASKED_PRESETS, FAMILY_PRESETS, PHASE_PRESETS, PRESETS)
 """Every run that can be named."""
 
 
@@ -236,6 +251,7 @@ def train_preset(
             # an H200 is 2.2 times as fast
             micro_batch=2 if device_of(model).type == "cpu" else None,
             clamp=preset.clamp or None,
+            loss_mask=preset.loss_mask,
             snapshots=preset.snapshot_steps(n_tokens),
             out=out,
             resume=resume,

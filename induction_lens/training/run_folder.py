@@ -104,8 +104,9 @@ class RunFolder:
         if step in self.schedule:
             self.lock.check()
             extra: dict[str, Any] = {"loss": self.losses[-1]} if self.losses else {}
-            if self.settings["clamp"]:
-                extra["clamp"] = self.settings["clamp"]
+            for name in ("clamp", "loss_mask"):
+                if self.settings[name]:
+                    extra[name] = self.settings[name]
             save(model, self.folder / SNAPSHOTS, step=step, tokens_seen=seen, extra=extra)
         if step and (step % self.checkpoint_every == 0 or step == self.settings["n_steps"]):
             self.lock.check()
