@@ -229,7 +229,7 @@ def track_language(
         >>> language = il.training.LANGUAGE_PRESETS["markov"].language
         >>> found = il.tracking.track_language(run, language, n_sequences=8)
         >>> [round(of_tokens["all"], 1) for of_tokens in found.references.values()]
-        [1.2, 1.5]
+        [1.2, 1.4]
     """
     checks.instance("language", language, Language, "for instance TwoAlphabets()")
     snapshots = snapshots_of(run)
