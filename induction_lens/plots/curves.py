@@ -18,7 +18,7 @@ from induction_lens.tracking.trajectory import Trajectory
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-HEAD_COLORS = ("#d9662b", "#3b7dd8", "#1f9d74", "#9b5fc0", "#e0a021", "#c2427f")
+HEAD_COLORS = ("#d9662b", "#3b7dd8", "#1f9d74", "#9b5fc0", "#b98410", "#c2427f")
 
 
 def check_run(run: object) -> None:

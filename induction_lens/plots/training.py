@@ -30,10 +30,10 @@ from induction_lens.plots.curves import (
 )
 from induction_lens.plots.results import binned
 from induction_lens.style import (
+    CATEGORICAL,
     CLEAN,
     CONTROL,
-    DIVERGING,
-    SEQUENTIAL,
+    INK,
     add_estimate,
     between,
     color_axis,
@@ -48,10 +48,7 @@ if TYPE_CHECKING:
 
 Runs = Mapping[str, Sequence[Trajectory]]
 Changes = Mapping[str, PhaseChange]
-MODEL_COLORS = (
-    *("#1f9d74", "#3b7dd8", "#9b5fc0", "#e0a021", "#d9662b", "#c2427f"),
-    *("#0e8a9e", "#8a6d3b", "#8b93a1"),
-)
+MODEL_COLORS = CATEGORICAL
 
 
 def icl_over_training(runs: Runs, changes: Changes, *, window_of: Sequence[str] = ()) -> go.Figure:
@@ -188,7 +185,7 @@ def effects_over_training(
     if change is not None:
         shade(figure, change, color=CONTROL)
     tokens_axis(figure, last_tokens(run))
-    color_axis(figure, SEQUENTIAL, 0.0, 1.0, "prefix<br>matching")
+    color_axis(figure, "sequential", 0.0, 1.0, title="prefix<br>matching")
     figure.update_yaxes(title_text="change of the ICL score (nats)", zeroline=True)
     return figure
 
@@ -270,7 +267,7 @@ def loss_derivative_map(
     if change is not None:
         _mark_window(figure, change)
     tokens_axis(figure, float(seen[-1]))
-    color_axis(figure, DIVERGING, -limit, limit, "nats per<br>ln(pos)")
+    color_axis(figure, "diverging", -limit, limit, title="nats per<br>ln(pos)")
     figure.update_yaxes(type="log", title_text="token index (log scale)", showgrid=False)
     return figure
 
@@ -398,9 +395,10 @@ def _check_by_model(name: str, values: object) -> None:
 
 def _mark_window(figure: go.Figure, change: PhaseChange) -> None:
     """Dotted lines at onset and end, where shading would hide what is below."""
+    line = {"color": INK["light"], "width": 1.4, "dash": "dot"}
     for mark in (change.onset, change.end):
         if mark is not None:
-            figure.add_vline(x=mark.value, line={"color": "#12151b", "width": 1.4, "dash": "dot"})
+            figure.add_vline(x=mark.value, line=line)
 
 
 def _inside(change: PhaseChange | None, tokens: int) -> bool:
