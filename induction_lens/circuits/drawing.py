@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from induction_lens.circuits.patching import Input
 from induction_lens.circuits.shares import QUANTITIES, Quantity, Share
-from induction_lens.style import CLEAN, CONTROL, MARKED, TEXT, template
+from induction_lens.style import CLEAN, CONTROL, MARKED, SOFT, TEXT, template
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -139,7 +139,8 @@ def _line(one: PatchedEdge, at: Mapping[Head, tuple[int, int]]) -> str:
 def _circle(head: Head, at: tuple[int, int], *, is_random: bool) -> str:
     x, y = at
     stroke = CONTROL if is_random else "#222"
+    text = SOFT["light"] if is_random else stroke  # what is written is darker than a line
     return (
         f'<circle cx="{x}" cy="{y}" r="{_RADIUS}" fill="#fff" stroke="{stroke}" '
-        f'stroke-width="2"/><text x="{x}" y="{y + 5}" fill="{stroke}">{head}</text>'
+        f'stroke-width="2"/><text x="{x}" y="{y + 5}" fill="{text}">{head}</text>'
     )

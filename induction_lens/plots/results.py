@@ -12,16 +12,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from induction_lens import checks
+from induction_lens.ablation.drawing import icl_figure
 from induction_lens.ablation.study import AblationStudy
 from induction_lens.estimates import simultaneous_quantile
-from induction_lens.heads import Head, HeadScores, head_map_of, names_of, parse_heads
+from induction_lens.heads import Head, HeadScores, head_map_of, parse_heads
 from induction_lens.style import (
     CLEAN,
     CONTROL,
     MARKED,
     Z95,
     add_band,
-    add_estimate,
     cells,
     color_axis,
     head_maps,
@@ -131,37 +131,13 @@ def icl_scores(studies: Mapping[str, AblationStudy]) -> go.Figure:
         >>> figure = il.plots.icl_scores({"mean": study})
         >>> figure.write_html("icl.html")
     """
-    import plotly.graph_objects as go
-
     remedy = "pass a dictionary of studies by method, each from ablate"
     checks.instance("studies", studies, Mapping, remedy)
     if not studies:
         raise checks.refuse("studies", "at least one study", studies, remedy)
     for study in studies.values():
         checks.instance("each of studies", study, AblationStudy, remedy)
-    first = next(iter(studies.values()))
-    figure = new_figure([], height=96 + 58 * (1 + len(studies)))
-    add_estimate(figure, "clean", first.clean, color=CLEAN)
-    for method, study in studies.items():
-        add_estimate(figure, method, study.ablated, color=method_color(method))
-        if study.controls:
-            figure.add_trace(
-                go.Scatter(
-                    x=[study.clean.value + control.effect.value for control in study.controls],
-                    y=[method] * len(study.controls),
-                    mode="markers",
-                    marker={"symbol": "line-ns-open", "size": 13, "color": CONTROL},
-                    text=[names_of(control.heads) for control in study.controls],
-                    hovertemplate="control: %{text}<br>%{x:+.3f} nats<extra></extra>",
-                    showlegend=False,
-                )
-            )
-    figure.add_vline(x=first.clean.value, line={"color": CLEAN, "width": 1, "dash": "dot"})
-    figure.update_yaxes(
-        categoryorder="array", categoryarray=["clean", *studies][::-1], showgrid=False
-    )
-    figure.update_xaxes(title_text="ICL score (nats)")
-    return figure
+    return icl_figure(studies)
 
 
 def head_effects(effects: HeadScores, *, marked: Sequence[Head] = (), k: int = 32) -> go.Figure:

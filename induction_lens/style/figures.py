@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
-COLORBAR = {"thickness": 10, "outlinewidth": 0, "len": 0.9, "tickfont": {"size": 11}}
+COLORBAR = {
+    **{"thickness": 10, "outlinewidth": 0, "tickfont": {"size": 11}},
+    **{"len": 150, "lenmode": "pixels", "y": 1, "yanchor": "top", "title": {"font": {"size": 11}}},
+}
 Z95 = 1.96
 """Half-width of a 95% interval, in standard errors."""
 
@@ -40,7 +43,7 @@ def template() -> go.layout.Template:
         "zerolinecolor": "rgba(127, 135, 148, 0.55)",
         "ticks": "",
         "automargin": True,
-        "title": {"standoff": 8},
+        "title": {"standoff": 8, "font": {"size": 12}},
         "fixedrange": True,
     }
     return go.layout.Template(
@@ -159,7 +162,7 @@ def color_axis(
     """
     colors: dict[str, Any] = {"colorscale": SCALES["light"][kind], "cmin": low, "cmax": high}
     if title is not None:
-        colors["colorbar"] = {**COLORBAR, "title": {"text": title}}
+        colors["colorbar"] = {"title": {"text": title}}
     known = dict(figure.layout.meta or {})
     scales = {**known.get("scales", {}), axis: kind}
     figure.update_layout({axis: colors, "meta": {**known, "scales": scales}})
@@ -168,3 +171,11 @@ def color_axis(
 def plain(text: str) -> str:
     """Text that plotly shows as it is: it would read `<b>` as markup."""
     return html.escape(text, quote=False)
+
+
+def tokens_axis(figure: go.Figure, last: float) -> None:
+    """The axis of training, from the ninetieth part of `last` on: before that little happens that
+    these figures are about, and a log scale would give it half of the room."""
+    shown = [math.log10(last / 90), math.log10(last * 1.04)]
+    title = "training tokens (log scale)"
+    figure.update_xaxes(type="log", range=shown, title_text=title, exponentformat="SI")

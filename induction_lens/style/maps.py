@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 MOST_NUMBERED = 16
 """Heads in a layer of which the cells can hold numbers."""
+MOST_ALONE = 32
+"""Cells of a map whose numbers need no bar of colours beside them."""
+NARROWEST = 24
+"""Pixels of a cell that a number fits into."""
 _COLUMNS = 3  # maps side by side
 _MARGIN = 46  # pixels, for a title and an axis
 
@@ -71,12 +75,25 @@ def head_maps(maps: Sequence[HeadMap], *, n_columns: int = _COLUMNS) -> go.Figur
         place = {"row": index // n_columns + 1, "col": index % n_columns + 1}
         _add_map(figure, one, axes[index], place, numbered=numbered)
     _label_axes(figure, len(maps), n_columns, shape=(n_layers, n_heads))
-    if n_layers * n_heads <= 32 and numbered:
-        figure.update_coloraxes(showscale=False)  # the numbers say more
+    if n_layers * n_heads <= MOST_ALONE and numbered:
+        figure.update_coloraxes(showscale=False)
     figure.update_layout(margin_t=28 if len(maps) > 1 else 12)
     figure.update_annotations(font_size=12)
     ink_numbers(figure)
     return figure
+
+
+def fit_numbers(figure: go.Figure, width: float) -> None:
+    """Show the numbers in cells if they fit into a figure of this width in pixels, in place."""
+    for trace in figure.data:
+        meta = trace.meta or {}
+        if "numbers_of" not in meta:
+            continue
+        start, stop = figure.layout[(trace.xaxis or "x").replace("x", "xaxis")].domain or (0, 1)
+        fits = (width - 60) * (stop - start) / meta["columns"] >= NARROWEST
+        trace.visible = fits
+        numbers_say_all = fits and meta["columns"] * meta["rows"] <= MOST_ALONE
+        figure.layout[meta["numbers_of"]].showscale = not numbers_say_all
 
 
 def row_height(n_layers: int) -> int:
@@ -119,8 +136,8 @@ def _color_axes(figure: go.Figure, maps: Sequence[HeadMap]) -> list[str]:
             color_axis(figure, scale, low, one.limit, axis=axis)
             names[kind] = axis
     share = 1 / len(names)
-    for index, axis in enumerate(names.values()):  # colour bars stand above each other
-        bar = {"len": 0.95 * share, "y": 1 - share * (index + 0.5)}
+    for index, axis in enumerate(names.values()):  # colour bars stand below each other
+        bar = {"len": 0.95 * share, "lenmode": "fraction", "y": 1 - share * index}
         figure.update_layout({axis: {"colorbar": bar}})
     return [names[one.signed, one.limit] for one in maps]
 

@@ -7,9 +7,11 @@ Scales come in two versions: on a dark page, zero is dark.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 Theme = Literal["light", "dark"]
+Dash = Literal["solid", "dot", "dash", "longdash", "dashdot", "longdashdot"]
 THEMES: tuple[Theme, ...] = ("light", "dark")
 Scale = list[list[float | str]]
 """A colour scale of plotly: pairs of a place from 0 to 1 and a colour."""
@@ -63,6 +65,16 @@ SOFT: Mapping[Theme, str] = {"light": "#566070", "dark": "#a0a9b8"}
 TEXT = "#747b87"
 """Text of figures that may come to lie on a light or on a dark page."""
 GRID = "rgba(127, 135, 148, 0.22)"
+
+
+@dataclass(frozen=True)
+class Look:
+    """How the lines of a thing are drawn."""
+
+    color: str
+    """Colour, `#rrggbb`."""
+    dash: Dash = "solid"
+    """Dashes."""
 
 
 def method_color(label: str) -> str:

@@ -23,7 +23,17 @@ from induction_lens.ablation.methods import AblationMethod, Method, as_method
 from induction_lens.estimates import Estimate, bounded_mean, columns
 from induction_lens.heads import Head, HeadLike, HeadScores, names_of, parse_heads
 from induction_lens.models import Model, shape
-from induction_lens.style import CONTROL, MARKED, TEXT, Theme, new_figure, themed
+from induction_lens.style import (
+    CLEAN,
+    CONTROL,
+    MARKED,
+    TEXT,
+    Theme,
+    add_estimate,
+    new_figure,
+    plain,
+    themed,
+)
 from induction_lens.tasks.asking import Asking, At, Without
 from induction_lens.tasks.prompting import SHOTS, few_shot_prompts
 from induction_lens.tasks.task import Task
@@ -89,6 +99,21 @@ class FewShot:
         where = "" if self.at == "all" else " at the last position"
         named = f"{names_of(self.heads, between=' ')} by {self.method}{where}"
         return f"{line}\n  without {named}: {self.without}, effect {self.effect}"
+
+    def plot(self, *, theme: Theme | None = None) -> go.Figure:
+        """Accuracy with its interval, also without the heads; dotted: chance.
+
+        Raises:
+            ValueError: If there is no such theme.
+        """
+        figure = new_figure([], height=110 if self.ablated is None else 150)
+        add_estimate(figure, "whole model", self.accuracy, color=CLEAN)
+        if self.without is not None:
+            add_estimate(figure, "without heads", self.without, color=MARKED)
+        figure.add_vline(x=self.chance, line={"dash": "dot", "color": TEXT, "width": 1})
+        figure.update_xaxes(title_text=f"{plain(self.task)}: accuracy")
+        figure.update_yaxes(showgrid=False, autorange="reversed")
+        return themed(figure, theme)
 
     def to_frame(self) -> pd.DataFrame:
         """One row: `task`, `shots`, `scoring`, `n_items`, `chance`, `heads`, `method`, `at`, and

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from induction_lens import plots
+from induction_lens import checks, plots
 from induction_lens.detectors import BUILT_IN, INDUCTION, Detector
 from induction_lens.heads import Head, HeadScores
 from induction_lens.reports import pages as html
@@ -16,10 +16,11 @@ from induction_lens.reports.pages import Figure, Table
 TOP = 8  # rows of the table of heads
 
 
-def render(found: Findings) -> str:
-    """The page of a report, as one self-contained HTML document."""
+def render(found: Findings, *, static: bool = False) -> str:
+    """The page of a report, as one self-contained HTML document; `static`: with pictures."""
     return html.render(
         "report.html",
+        static=static,
         headline=sentences.headline(found),
         studied=sentences.heads_text(found.studied),
         found=found,
@@ -37,6 +38,23 @@ def render(found: Findings) -> str:
         captions=sentences.captions(found),
         circuit=None if found.circuit is None else section(found.circuit),
     )
+
+
+def figures(found: Findings) -> list[Figure]:
+    """Every figure of the page."""
+    maps = [figure for _, _, figure in _maps(found)]
+    icl = [figure for _, figure in _icl(found)]
+    return [*maps, *icl, *_loss_figures(found), _effects(found), _attention(found.example)]
+
+
+def draw(name: str, found: Findings) -> Any:
+    """One of the figures of the page, for plotly.
+
+    Raises:
+        ValueError: There is no such figure.
+    """
+    known = {figure.id: figure for figure in figures(found)}
+    return known[checks.one_of("name", name, list(known))].drawn
 
 
 def _figures_of_merit(found: Findings) -> list[tuple[str, str, str]]:
