@@ -51,7 +51,8 @@ _CONTRASTS = """
     const parts = text.match(/[\\d.]+/g).map(Number);
     return parts.length === 3 ? [...parts, 1] : parts;
   };
-  const over = (top, below) => [0, 1, 2].map((i) => top[i] * top[3] + below[i] * (1 - top[3])).concat(1);
+  const mixed = (top, below) => (i) => top[i] * top[3] + below[i] * (1 - top[3]);
+  const over = (top, below) => [0, 1, 2].map(mixed(top, below)).concat(1);
   const light = ([r, g, b]) => {
     const [x, y, z] = [r, g, b].map((c) => c / 255)
       .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
@@ -62,7 +63,8 @@ _CONTRASTS = """
     for (let at = element; at; at = at.parentElement) {
       layers.push(parse(getComputedStyle(at).backgroundColor));
     }
-    const canvas = matchMedia("(prefers-color-scheme: dark)").matches ? [18, 21, 27, 1] : [255, 255, 255, 1];
+    const dark = matchMedia("(prefers-color-scheme: dark)").matches;
+    const canvas = dark ? [18, 18, 18, 1] : [255, 255, 255, 1];
     return layers.reverse().reduce((below, top) => over(top, below), canvas);
   };
   const found = [];
@@ -75,18 +77,22 @@ _CONTRASTS = """
     const inPicture = element.closest("svg");
     const color = parse(inPicture ? style.fill : style.color);
     let opacity = 1;
-    for (let at = element; at; at = at.parentElement) opacity *= Number(getComputedStyle(at).opacity);
+    for (let at = element; at; at = at.parentElement) {
+      opacity *= Number(getComputedStyle(at).opacity);
+    }
     color[3] *= opacity;
     const below = behind(inPicture ? inPicture.parentElement : element);
     const [a, b] = [light(over(color, below)), light(below)].sort((one, two) => two - one);
-    found.push([(a + 0.05) / (b + 0.05), node.textContent.trim().slice(0, 40), element.className.toString()]);
+    found.push([(a + 0.05) / (b + 0.05), node.textContent.trim().slice(0, 40), element.localName]);
   }
   return found;
 })()
 """
 # What a user can act on: it has to be reached by Tab, unless it is hidden.
 _CONTROLS = """
-[...document.querySelectorAll("a[href], button, input, select, textarea, summary, [tabindex], [onclick], [role=button]")]
+[...document.querySelectorAll(
+  "a[href], button, input, select, textarea, summary, [tabindex], [onclick], [role=button]"
+)]
   .filter((one) => one.checkVisibility() && one.getAttribute("tabindex") !== "-1" && !one.disabled)
 """
 
@@ -247,7 +253,7 @@ class Page:
         return self.evaluate("document.scrollingElement.scrollHeight")
 
     def low_contrasts(self, least: float = 4.5) -> list[tuple[float, str, str]]:
-        """Texts that are harder to read than they may be: contrast, text, class."""
+        """Texts that are harder to read than they may be: contrast, text, element."""
         return [tuple(one) for one in self.evaluate(_CONTRASTS) if one[0] < least]
 
     def unreachable(self) -> list[str]:

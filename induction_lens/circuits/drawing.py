@@ -140,7 +140,8 @@ def _circle(head: Head, at: tuple[int, int], *, is_random: bool) -> str:
     x, y = at
     stroke = CONTROL if is_random else "#222"
     text = SOFT["light"] if is_random else stroke  # what is written is darker than a line
+    named = ' class="random"' if is_random else ""
     return (
-        f'<circle cx="{x}" cy="{y}" r="{_RADIUS}" fill="#fff" stroke="{stroke}" '
-        f'stroke-width="2"/><text x="{x}" y="{y + 5}" fill="{text}">{head}</text>'
+        f'<circle{named} cx="{x}" cy="{y}" r="{_RADIUS}" fill="#fff" stroke="{stroke}" '
+        f'stroke-width="2"/><text{named} x="{x}" y="{y + 5}" fill="{text}">{head}</text>'
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Mapping
 from textwrap import wrap
@@ -51,7 +52,7 @@ def small_multiples(figures: Mapping[str, go.Figure], *, n_columns: int = 4) -> 
         _add(together, figure, index, title)
     _share_colors(together, list(figures.values()))
     first = next(iter(figures.values())).layout
-    titles = [_lines(first[axis].title.text or "") for axis in ("xaxis", "yaxis")]
+    titles = [_lines(html.unescape(first[axis].title.text or "")) for axis in ("xaxis", "yaxis")]
     together.update_layout(meta={**(together.layout.meta or {}), "grid": _about(figures, titles)})
     lay_out(together, n_columns)
     return together
@@ -110,7 +111,7 @@ def _add(together: go.Figure, figure: go.Figure, index: int, title: str) -> None
         together.add_shape(shape)
         together.layout.shapes[-1].update(xref=across, yref=up)
     together.add_annotation(
-        text=_lines(plain(title)),
+        text=_lines(title),
         **{"xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "bottom"},
         showarrow=False,
         align="left",
@@ -120,7 +121,7 @@ def _add(together: go.Figure, figure: go.Figure, index: int, title: str) -> None
 
 def _lines(text: str) -> str:
     """A text broken into lines that are no wider than a cell."""
-    return "<br>".join(wrap(text, _LONGEST, break_on_hyphens=False))
+    return "<br>".join(map(plain, wrap(text, _LONGEST, break_on_hyphens=False)))
 
 
 def _kept(axis: Any) -> dict[str, Any]:
