@@ -24,8 +24,8 @@ COLUMN = 3.25
 PAGE = 6.75
 """Width of both, in inches."""
 _DESIGNED = 12  # pixels: the font size that figures are designed with
-_PER_INCH = 96  # pixels of an SVG
-_POINTS = 72  # of an inch
+_PER_INCH = 96.0  # pixels of an SVG
+_POINTS = 72.0  # of an inch
 
 
 def save_figure(
@@ -93,8 +93,8 @@ def save_figures(figures: Mapping[Path, go.Figure], *, theme: Theme = "light") -
     """
     drawings = {}
     for path, figure in figures.items():
-        dpi = 300 if path.suffix == ".png" else _PER_INCH
-        options = {"width": PAGE, "height": None, "font_size": 8, "font": None}
+        dpi = 300.0 if path.suffix == ".png" else _PER_INCH
+        options: dict[str, Any] = {"width": PAGE, "height": None, "font_size": 8.0, "font": None}
         drawings[path] = _drawing(figure, **options, theme=theme, dpi=dpi)
     _write(drawings)
 

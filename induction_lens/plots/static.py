@@ -64,7 +64,7 @@ def _rules(theme: Any) -> list[str]:
 # --- the frame -----------------------------------------------------------------------------------
 
 
-def _frame(figure: Any, width: int, height: int, *, top: float) -> tuple[Axis, Axis]:
+def _frame(figure: Any, width: int, height: int, *, top: int | float) -> tuple[Axis, Axis]:
     """Both axes, with room for their labels."""
     x, y = figure.layout.xaxis, figure.layout.yaxis
     across, up = _values(figure, "x"), _values(figure, "y")
@@ -129,9 +129,9 @@ def _grid(figure: Any, frame: tuple[Axis, Axis]) -> list[str]:
     return parts
 
 
-def _spaced(ticks: list[tuple[float, str]]) -> list[tuple[float, str]]:
+def _spaced(ticks: list[tuple[int | float, str]]) -> list[tuple[int | float, str]]:
     """Ticks whose labels do not touch."""
-    kept: list[tuple[float, str]] = []
+    kept: list[tuple[int | float, str]] = []
     for pixel, text in sorted(ticks):
         if not kept or pixel - kept[-1][0] >= _LETTER * (len(text) + len(kept[-1][1])) / 2 + 4:
             kept.append((pixel, text))
@@ -142,7 +142,7 @@ def _legend(figure: Any, width: int) -> tuple[list[str], float]:
     """Names beside strokes of their colours, and where what comes below may begin."""
     named = {t.name: t for t in figure.data if t.name and t.showlegend is not False}
     if len(named) < 2:
-        return [], 10
+        return [], 10.0
     parts, x, y = [], 4.0, 12.0
     for name, trace in named.items():
         long = 26 + _LETTER * len(name) + 14
@@ -207,7 +207,7 @@ def _edges(given: Any, n: int) -> list[float]:
     return [index - 0.5 for index in range(n + 1)]
 
 
-def _level(value: float, axis: str, figure: Any) -> str:
+def _level(value: int | float, axis: str, figure: Any) -> str:
     colors = figure.layout[axis]
     share = (value - colors.cmin) / (colors.cmax - colors.cmin)
     kind = figure.layout.meta["scales"][axis]
@@ -356,7 +356,13 @@ def _along(axis: Axis, value: Any, ref: str | None) -> float:
 
 
 def _text(
-    x: float, y: float, text: str, *, anchor: str = "start", name: str = "", more: str = ""
+    x: int | float,
+    y: int | float,
+    text: str,
+    *,
+    anchor: str = "start",
+    name: str = "",
+    more: str = "",
 ) -> str:
     """Text; it comes from figures, where it is escaped."""
     named = f' class="{name}"' if name else ""
@@ -369,14 +375,14 @@ def _escaped(text: str) -> str:
 
 
 def _line(
-    x1: float,
-    y1: float,
-    x2: float,
-    y2: float,
+    x1: int | float,
+    y1: int | float,
+    x2: int | float,
+    y2: int | float,
     name: str = "",
     *,
     stroke: str = "",
-    width: float = 1,
+    width: int | float = 1,
     more: str = "",
 ) -> str:
     named = f' class="{name}"' if name else ""

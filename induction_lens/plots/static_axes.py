@@ -19,13 +19,13 @@ class Axis:
 
     kind: str
     """`linear`, `log`, or `category`."""
-    low: float
+    low: int | float
     """What is at `start`: a value, its logarithm to base 10, or the number of a category."""
-    high: float
+    high: int | float
     """What is at `stop`."""
-    start: float
+    start: int | float
     """Pixel where it begins."""
-    stop: float
+    stop: int | float
     """Pixel where it ends."""
     categories: tuple[str, ...] = ()
     """The names on it, where it has names."""
@@ -38,7 +38,7 @@ class Axis:
             value = math.log10(value)
         return self.start + (value - self.low) / (self.high - self.low) * (self.stop - self.start)
 
-    def ticks(self, known: Any) -> list[tuple[float, str]]:
+    def ticks(self, known: Any) -> list[tuple[int | float, str]]:
         """Pixels and labels: those that plotly was told, or round numbers."""
         if self.kind == "category":
             return [(self.at(name), _text(name)) for name in self.categories]
@@ -54,13 +54,13 @@ class Axis:
         labels = [f"{v:{style.lstrip('.') and style}}" if style else _number(v) for v in values]
         return self._inside(zip(values, labels, strict=True))
 
-    def _inside(self, ticks: Iterable[tuple[float, str]]) -> list[tuple[float, str]]:
+    def _inside(self, ticks: Iterable[tuple[int | float, str]]) -> list[tuple[int | float, str]]:
         first, last = sorted((self.start, self.stop))
         placed = [(self.at(value), label) for value, label in ticks]
         return [(pixel, label) for pixel, label in placed if first - 1 <= pixel <= last + 1]
 
 
-def axis_of(known: Any, values: Sequence[Any], *, pixels: tuple[float, float]) -> Axis:
+def axis_of(known: Any, values: Sequence[Any], *, pixels: tuple[int | float, int | float]) -> Axis:
     """The axis that plotly would make of its description and of what is on it."""
     start, stop = pixels
     names = [value for value in values if isinstance(value, str)]
@@ -85,14 +85,14 @@ def axis_of(known: Any, values: Sequence[Any], *, pixels: tuple[float, float]) -
     return Axis(kind, low, high, start, stop)
 
 
-def _step(span: float) -> float:
+def _step(span: int | float) -> float:
     """A round step that divides a span into about five."""
     rough = span / 5
     size = 10.0 ** math.floor(math.log10(rough))
     return next(size * part for part in (1, 2, 5, 10) if size * part >= rough)
 
 
-def _log_ticks(low: float, high: float) -> list[tuple[float, str]]:
+def _log_ticks(low: int | float, high: float) -> list[tuple[int | float, str]]:
     """Powers of ten, and 2 and 5 times these where there is room."""
     parts = (1, 2, 5) if high - low < 3 else (1,)
     powers = range(math.floor(low), math.ceil(high) + 1)
@@ -100,7 +100,7 @@ def _log_ticks(low: float, high: float) -> list[tuple[float, str]]:
     return [(value, short_number(value) if value >= 1000 else f"{value:g}") for value in values]
 
 
-def _number(value: float) -> str:
+def _number(value: int | float) -> str:
     return f"{round(value, 10):g}".replace("-", "−")
 
 

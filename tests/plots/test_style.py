@@ -69,11 +69,8 @@ def test_text_of_themes_can_be_read_and_lines_are_seen():
 def test_colours_of_a_scale_lie_between_its_own():
     scale: Scale = [[0.0, "#000000"], [0.5, "#ff0000"], [1.0, "#ffffff"]]
     assert color_at(scale, 0.25) == "#800000"
-    assert [color_at(scale, share) for share in (-1.0, 0.5, 2.0)] == [
-        "#000000",
-        "#ff0000",
-        "#ffffff",
-    ]
+    ends = [color_at(scale, share) for share in (-1.0, 0.5, 2.0)]
+    assert ends == ["#000000", "#ff0000", "#ffffff"]
 
 
 def test_pages_have_the_same_scales():
@@ -152,10 +149,14 @@ def test_a_theme_changes_colours_and_nothing_else():
         for one in kept:
             one.pop("textfont", None)
         assert str(kept[0]) == str(kept[1])
-    numbers = next(trace for trace in dark.data if trace.mode == "text")
+    numbers = next(trace for trace in dark.data if trace.type == "scatter")
     scale = SCALES["dark"]["sequential"]
     expected = [ink_on(color_at(scale, value)) for value in numbers.customdata]
     assert list(numbers.textfont.color) == expected
+
+
+@pytest.mark.usefixtures("_as_users_call")
+def test_an_unknown_theme_is_refused():
     with pytest.raises(ValueError, match="expected theme to be one of light, dark, got 'sepia'"):
         TABLE.plot(theme="sepia")  # pyright: ignore[reportArgumentType]
 
@@ -172,7 +173,7 @@ def test_numbers_are_shown_where_they_fit():
 
     def shown(width):
         fit_numbers(figure, width)
-        return {trace.visible for trace in figure.data if trace.mode == "text"}
+        return {trace.visible for trace in figure.data if trace.type == "scatter"}
 
     assert shown(800.0) == {True}
     assert not figure.layout.coloraxis.showscale

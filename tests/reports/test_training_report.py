@@ -8,6 +8,7 @@ import re
 import pandas as pd
 import pytest
 import torch
+from markupsafe import escape
 
 from induction_lens.dynamics import co_occurrence, model_order, phase_change, ratio_over_seeds
 from induction_lens.estimates import Estimate, short_number
@@ -225,7 +226,7 @@ def test_the_page_holds_every_number_and_figure(runs, tmp_path):
     with pytest.raises(ValueError, match="expected runs with what 'matching' shows, got none"):
         report.plot("matching")
     for id, _, sentence in overview.findings(report):
-        assert f'<li>{sentence} <a href="#{id}">' in text
+        assert f'<li>{escape(sentence)} <a href="#{id}">' in text
         assert f'id="{id}"' in text
     for figure in re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', text, re.S):
         assert json.loads(figure)["data"] or "annotations" in json.loads(figure)["layout"]
