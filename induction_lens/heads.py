@@ -22,6 +22,7 @@ from induction_lens import checks
 from induction_lens.estimates import simultaneous_quantile
 from induction_lens.packing import packable_by, parts_of
 from induction_lens.results import Provenance, Result, with_model
+from induction_lens.style import HeadMap, Theme, head_maps, largest, themed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -295,9 +296,19 @@ class HeadScores(Result):
             columns["note"] = self.note
         return with_model(pd.DataFrame(columns), self.provenance)
 
-    def plot(self) -> go.Figure:
-        """Heat map of the scores, layers down and heads across."""
-        return ScoreTable({self.name: self}).plot()
+    def plot(
+        self, *, marked: Iterable[HeadLike] | None = None, theme: Theme | None = None
+    ) -> go.Figure:
+        """Heat map of the scores, layers down and heads across.
+
+        Args:
+            marked: Heads to outline; None: of induction scores, the induction heads (`above`).
+            theme: `light` or `dark`; None: legible on both, with a transparent background.
+
+        Raises:
+            ValueError: If there is no such head or theme.
+        """
+        return ScoreTable({self.name: self}).plot(marked=marked, theme=theme)
 
     def _repr_html_(self) -> str:
         return self.to_frame().round(3).to_html(index=False)
@@ -373,33 +384,35 @@ class ScoreTable(Result, Mapping[str, HeadScores]):
             frame.attrs["notes"] = notes
         return frame
 
-    def plot(self) -> go.Figure:
-        """Heat maps side by side, one per detector, layers down and heads across."""
-        import plotly.graph_objects as go
-        from plotly.subplots import make_subplots
+    def plot(
+        self, *, marked: Iterable[HeadLike] | None = None, theme: Theme | None = None
+    ) -> go.Figure:
+        """Heat maps side by side, one per detector, layers down and heads across.
 
-        names = list(self.scores)
-        titles = [
-            name if scores.note is None else f"{name}<br>(not measured)"
+        Args:
+            marked: Heads to outline in every map; None: the induction heads, in that of
+                `induction`, as on the page of a report.
+            theme: `light` or `dark`; None: legible on both, with a transparent background.
+
+        Raises:
+            ValueError: If there is no such head or theme.
+        """
+        outlined = self._outlined(marked)
+        maps = [
+            head_map_of(scores, title=name, marked=outlined.get(name, []))
             for name, scores in self.scores.items()
         ]
-        figure = make_subplots(1, len(names), subplot_titles=titles, shared_yaxes=True)
-        for column, scores in enumerate(self.scores.values(), start=1):
-            signed = scores.unit != "attention"
-            limit = 1.0 if scores.unit != "nats" else largest(scores.values)
-            heat = go.Heatmap(
-                z=cells(scores.values),
-                zmin=-limit if signed else 0.0,
-                zmax=limit,
-                colorscale="RdBu" if signed else "Blues",
-                coloraxis=None,
-                showscale=column == len(names),
-                hovertemplate=f"head %{{y}}.%{{x}}<br>{scores.name} %{{z:.3f}}<extra></extra>",
-            )
-            figure.add_trace(heat, row=1, col=column)
-        figure.update_xaxes(title="head", dtick=1)
-        figure.update_yaxes(title="layer", dtick=1, autorange="reversed", col=1)
-        return figure
+        return themed(head_maps(maps), theme)
+
+    def _outlined(self, marked: Iterable[HeadLike] | None) -> dict[str, list[Head]]:
+        """The heads to outline in each map."""
+        if marked is None:
+            induction = self.scores.get("induction")
+            return {} if induction is None else {"induction": induction.above()}
+        n_layers, n_heads = next(iter(self.scores.values())).values.shape
+        named = checks.several("marked", marked)
+        heads = parse_heads(named, n_layers=n_layers, n_heads=n_heads) if named else []
+        return dict.fromkeys(self.scores, heads)
 
     def _repr_html_(self) -> str:
         return self.to_frame().round(3).to_html(index=False)
@@ -411,14 +424,17 @@ def _check_provenance(provenance: Any) -> None:
         checks.instance("provenance", provenance, Provenance, remedy)
 
 
-def cells(values: Float[Tensor, "row column"]) -> list[list[float | None]]:
-    """A table for a heat map, where NaN is an empty cell."""
-    return [[None if math.isnan(cell) else cell for cell in row] for row in values.tolist()]
-
-
-def largest(values: Float[Tensor, "layer head"]) -> float:
-    """The largest magnitude, for a scale: 1 where there is none."""
-    return float(values.nan_to_num(nan=0.0).abs().max()) or 1.0
+def head_map_of(scores: HeadScores, *, title: str = "", marked: Iterable[Head] = ()) -> HeadMap:
+    """What a map of scores shows: those with a sign have colours symmetric about zero."""
+    return HeadMap(
+        name=scores.name,
+        values=scores.values,
+        signed=scores.unit != "attention",
+        limit=1.0 if scores.unit != "nats" else largest(scores.values),
+        title=title,
+        marked=tuple((head.layer, head.head) for head in marked),
+        note=scores.note,
+    )
 
 
 def _head_columns(values: Float[Tensor, "layer head"]) -> dict[str, object]:

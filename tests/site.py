@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from tests.browser import Page, browsing, chromium
+from tests.site_browser import Page, browsing, chromium
 
 WIDTHS = (400, 800, 1600)
 LOOK = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")

@@ -151,7 +151,7 @@ def test_what_was_not_measured_says_so_and_finds_no_head():
     assert frame.attrs["notes"] == {"induction": "no token comes twice"}
     assert frame["induction"].isna().all()
     figure = UNMEASURED.plot()
-    assert figure.layout.annotations[0].text == "induction<br>(not measured)"
+    assert figure.layout.annotations[0].text == "not measured: no token comes twice"
     assert list(figure.data[0].z[0]) == [None, None, None]
 
 
@@ -204,12 +204,12 @@ def test_an_unknown_detector_names_those_there_are():
 
 def test_the_heat_map_shows_the_values_on_their_own_scale():
     effect = HeadScores("effect", torch.tensor([[0.5, -2.0]]), unit="nats")
-    heat = effect.plot().data[0]
-    assert (heat.zmin, heat.zmax) == (-2.0, 2.0)
-    assert heat.z[0][1] == -2.0
-    heat = SCORES.plot().data[0]
-    assert (heat.zmin, heat.zmax) == (0.0, 1.0)
-    assert heat.z[1][2] == pytest.approx(0.6)
+    figure = effect.plot()
+    assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (-2.0, 2.0)
+    assert figure.data[0].z[0][1] == -2.0
+    figure = SCORES.plot()
+    assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (0.0, 1.0)
+    assert figure.data[0].z[1][2] == pytest.approx(0.6)
 
 
 def test_the_names_of_heads_in_one_line():

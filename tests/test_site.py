@@ -3,7 +3,7 @@
 import pytest
 
 from tests import site
-from tests.browser import chromium
+from tests.site_browser import chromium
 
 GOOD = "<!doctype html><title>x</title><body style='background: #fff; color: #333'>{}"
 BAD = {

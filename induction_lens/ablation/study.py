@@ -24,6 +24,7 @@ from torch import Tensor
 
 from induction_lens import checks
 from induction_lens.ablation.controls import checked_n_controls, control_sets
+from induction_lens.ablation.drawing import icl_figure
 from induction_lens.ablation.measured_text import MeasuredText
 from induction_lens.ablation.methods import (
     METHODS,
@@ -47,9 +48,11 @@ from induction_lens.metrics import Positions, check_positions
 from induction_lens.models import Model, Tokens, provenance_of, shape, units_of
 from induction_lens.packing import packable
 from induction_lens.results import Provenance, Result, with_model
+from induction_lens.style import Theme, themed
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
 
 
 @packable
@@ -187,6 +190,14 @@ class AblationStudy(Result):
         """Losses of all runs: clean, without the heads, and without each control set."""
         first = torch.stack([self.clean_losses, self.ablated_losses])
         return Losses(torch.cat([first, self.control_losses]), self.short_losses)
+
+    def plot(self, *, theme: Theme | None = None) -> go.Figure:
+        """The ICL score with and without the heads, with intervals; ticks are control sets.
+
+        Raises:
+            ValueError: If there is no such theme.
+        """
+        return themed(icl_figure({self.method: self}), theme)
 
     def to_frame(self) -> pd.DataFrame:
         """One row for `clean`, `ablated` and `effect`, and one for each control's effect, with the

@@ -23,10 +23,10 @@ from induction_lens.ablation import AblationMethod
 from induction_lens.ablation.methods import MAIN_METHOD, Method, as_method
 from induction_lens.ablation.sweep import Job, ablation_losses
 from induction_lens.estimates import Estimate, bootstrap_mean, columns
-from induction_lens.heads import Head, HeadLike, cells, largest
+from induction_lens.heads import Head, HeadLike
 from induction_lens.metrics import per_token_loss
 from induction_lens.models import Model, Tokens, sequences_of, shape
-from induction_lens.style import DIVERGING, color_axis, new_figure
+from induction_lens.style import HeadMap, Theme, head_maps, largest, themed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,23 +90,17 @@ class BeforeAndAfter:
                 rows.append(row | {"undone": self.undone(head)})
         return pd.DataFrame(rows)
 
-    def plot(self) -> go.Figure:
-        """Which part of the change each head's knock-out undoes: layers down, heads across."""
-        import plotly.graph_objects as go
+    def plot(self, *, theme: Theme | None = None) -> go.Figure:
+        """Which part of the change each head's knock-out undoes: layers down, heads across.
 
+        Raises:
+            ValueError: If there is no such theme.
+        """
         n_layers, n_heads, _ = self.effects.shape
         undone = self.to_frame()["undone"].tolist()
         table = torch.tensor(undone, dtype=torch.float32, device="cpu").view(n_layers, n_heads)
-        limit = largest(table)
-        hover = "head %{y}.%{x}: undoes %{z:.3f}<extra></extra>"
-        heat = go.Heatmap(z=cells(table), coloraxis="coloraxis", hovertemplate=hover)
-        figure = new_figure([heat], height=96 + min(46, max(14, 720 // n_layers)) * n_layers)
-        color_axis(figure, DIVERGING, -limit, limit)
-        figure.update_xaxes(title_text="head", showgrid=False, zeroline=False)
-        figure.update_yaxes(
-            title_text="layer", autorange="reversed", showgrid=False, zeroline=False
-        )
-        return figure
+        shown = HeadMap("undoes", table, signed=True, limit=largest(table))
+        return themed(head_maps([shown]), theme)
 
     def _repr_html_(self) -> str:
         return self.to_frame().round(3).to_html(index=False)

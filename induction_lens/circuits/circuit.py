@@ -42,6 +42,7 @@ from induction_lens.detectors import score_heads
 from induction_lens.heads import THRESHOLD, Head, ScoreTable, names_of
 from induction_lens.models import Model, model_name, provenance_of, shape
 from induction_lens.results import Provenance, Result, with_model
+from induction_lens.style import Theme
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,9 +128,13 @@ class Circuit(Result):
         frame.insert(0, "what", [what for what, several in named for _ in several])
         return with_model(frame, self.provenance)
 
-    def plot(self) -> go.Figure:
-        """Each edge's share of every quantity, with intervals; random senders are grey."""
-        return self.paths.plot()
+    def plot(self, *, theme: Theme | None = None) -> go.Figure:
+        """Each edge's share of every quantity, with intervals; random senders are grey.
+
+        Raises:
+            ValueError: If there is no such theme.
+        """
+        return self.paths.plot(theme=theme)
 
     def svg(self) -> str:
         """A drawing: layers up, edges as wide as their share of prefix matching."""

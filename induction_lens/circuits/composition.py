@@ -40,10 +40,10 @@ from torch import Tensor
 
 from induction_lens import checks
 from induction_lens.circuits.weights import check_bilinear, head_weights, read_width
-from induction_lens.heads import Head, HeadLike, cells, largest, parse_heads
+from induction_lens.heads import Head, HeadLike, parse_heads
 from induction_lens.models import Model, running, shape
 from induction_lens.packing import Comparable
-from induction_lens.style import DIVERGING, color_axis, new_figure
+from induction_lens.style import Theme, cells, color_axis, largest, new_figure, themed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -209,11 +209,11 @@ class Composition(Comparable):
             }
         )
 
-    def plot(self, *, kind: Kind = "K") -> go.Figure:
+    def plot(self, *, kind: Kind = "K", theme: Theme | None = None) -> go.Figure:
         """Heat map of one kind's scores: later heads down, earlier heads across.
 
         Raises:
-            ValueError: If there is no such kind.
+            ValueError: If there is no such kind or theme.
         """
         import plotly.graph_objects as go
 
@@ -229,12 +229,12 @@ class Composition(Comparable):
             hovertemplate=f"{kind} %{{x}} → %{{y}}: %{{z:.3f}}<extra></extra>",
         )
         figure = new_figure([heat], height=96 + min(640, max(120, 24 * len(table))))
-        color_axis(figure, DIVERGING, -limit, limit)
+        color_axis(figure, "diverging", -limit, limit)
         figure.update_xaxes(title_text="earlier head", type="category", showgrid=False)
         figure.update_yaxes(
             title_text="later head", type="category", autorange="reversed", showgrid=False
         )
-        return figure
+        return themed(figure, theme)
 
     def _repr_html_(self) -> str:
         return self.to_frame().round(3).to_html(index=False)

@@ -25,7 +25,7 @@ from induction_lens.estimators import Losses
 from induction_lens.heads import Head, HeadLike, names_of, parse_heads
 from induction_lens.models import Model, shape
 from induction_lens.packing import packable
-from induction_lens.style import CONTROL, METHOD_COLORS
+from induction_lens.style import CONTROL, MARKED, Theme, themed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,14 +77,18 @@ class EdgeCuts:
         what is lost, `…_lost`, with the ends of their intervals."""
         return changes_frame(self.cuts)
 
-    def plot(self) -> go.Figure:
-        """What each cut takes of every quantity, with intervals; controls are grey."""
+    def plot(self, *, theme: Theme | None = None) -> go.Figure:
+        """What each cut takes of every quantity, with intervals; controls are grey.
+
+        Raises:
+            ValueError: If there is no such theme.
+        """
         names = [
             f"{one.method}, control {index}" if one.is_control else one.method
             for index, one in enumerate(self.cuts)
         ]
-        colors = [CONTROL if one.is_control else METHOD_COLORS["mean"] for one in self.cuts]
-        return share_bars(names, [one.of for one in self.cuts], colors)
+        colors = [CONTROL if one.is_control else MARKED for one in self.cuts]
+        return themed(share_bars(names, [one.of for one in self.cuts], colors), theme)
 
     def _repr_html_(self) -> str:
         return self.to_frame().round(3).to_html(index=False)

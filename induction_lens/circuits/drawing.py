@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from induction_lens.circuits.patching import Input
 from induction_lens.circuits.shares import QUANTITIES, Quantity, Share
-from induction_lens.style import CLEAN, CONTROL, TEXT, template
+from induction_lens.style import CLEAN, CONTROL, MARKED, SOFT, TEXT, template
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -23,7 +23,7 @@ _TITLES: dict[Quantity, str] = {
     "copying": "copying",
     "icl": "ICL score",
 }
-INPUT_COLORS: dict[Input, str] = {"k": CLEAN, "q": "#d9662b", "v": "#1f9d74"}
+INPUT_COLORS: dict[Input, str] = {"k": CLEAN, "q": MARKED, "v": "#1f9d74"}
 """Keys are blue, queries orange, values green, everywhere."""
 _COLUMN, _ROW, _MARGIN, _RADIUS = 110, 120, 60, 22  # pixels
 _WIDEST = 14  # pixels, of an edge that carries everything
@@ -139,7 +139,9 @@ def _line(one: PatchedEdge, at: Mapping[Head, tuple[int, int]]) -> str:
 def _circle(head: Head, at: tuple[int, int], *, is_random: bool) -> str:
     x, y = at
     stroke = CONTROL if is_random else "#222"
+    text = SOFT["light"] if is_random else stroke  # what is written is darker than a line
+    named = ' class="random"' if is_random else ""
     return (
-        f'<circle cx="{x}" cy="{y}" r="{_RADIUS}" fill="#fff" stroke="{stroke}" '
-        f'stroke-width="2"/><text x="{x}" y="{y + 5}" fill="{stroke}">{head}</text>'
+        f'<circle{named} cx="{x}" cy="{y}" r="{_RADIUS}" fill="#fff" stroke="{stroke}" '
+        f'stroke-width="2"/><text{named} x="{x}" y="{y + 5}" fill="{text}">{head}</text>'
     )

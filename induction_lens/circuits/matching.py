@@ -65,7 +65,7 @@ from induction_lens.models import (
     tolerance,
 )
 from induction_lens.packing import Comparable
-from induction_lens.style import CLEAN, new_figure
+from induction_lens.style import CLEAN, Theme, new_figure, themed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -208,8 +208,12 @@ class QKMatching(Comparable):
             }
         )
 
-    def plot(self) -> go.Figure:
-        """The plane of `plane()`: OV positivity across, QK positivity up, a dot a head."""
+    def plot(self, *, theme: Theme | None = None) -> go.Figure:
+        """The plane of `plane()`: OV positivity across, QK positivity up, a dot a head.
+
+        Raises:
+            ValueError: If there is no such theme.
+        """
         import plotly.graph_objects as go
 
         frame = self.plane()
@@ -227,7 +231,7 @@ class QKMatching(Comparable):
         figure = new_figure([dots], height=420)
         figure.update_xaxes(title_text="copying: OV positivity", range=[-1.1, 1.1], zeroline=True)
         figure.update_yaxes(title_text="matching: QK positivity", range=[-1.1, 1.1], zeroline=True)
-        return figure
+        return themed(figure, theme)
 
     def _repr_html_(self) -> str:
         return self.to_frame().round(3).to_html(index=False)

@@ -27,6 +27,7 @@ from induction_lens.estimates import Estimate, columns
 from induction_lens.heads import Head, HeadLike, names_of, parse_heads
 from induction_lens.models import Model, shape
 from induction_lens.packing import packable
+from induction_lens.style import Theme, themed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,9 +118,13 @@ class PathPatching:
             rows.append(row)
         return pd.DataFrame(rows)
 
-    def plot(self) -> go.Figure:
-        """Each edge's share of every quantity, with intervals; random senders are grey."""
-        return edge_bars(self.edges)
+    def plot(self, *, theme: Theme | None = None) -> go.Figure:
+        """Each edge's share of every quantity, with intervals; random senders are grey.
+
+        Raises:
+            ValueError: If there is no such theme.
+        """
+        return themed(edge_bars(self.edges), theme)
 
     def _repr_html_(self) -> str:
         return self.to_frame().round(3).to_html(index=False)

@@ -55,7 +55,7 @@ from induction_lens.models import (
     unembedded_losses,
     untyped,
 )
-from induction_lens.style import CLEAN, TEXT, new_figure
+from induction_lens.style import CLEAN, TEXT, Theme, new_figure, themed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,8 +103,12 @@ class TermImportance:
             ]
         )
 
-    def plot(self) -> go.Figure:
-        """Bars of the loss by order, with intervals."""
+    def plot(self, *, theme: Theme | None = None) -> go.Figure:
+        """Bars of the loss by order, with intervals.
+
+        Raises:
+            ValueError: If there is no such theme.
+        """
         import plotly.graph_objects as go
 
         bars = go.Bar(
@@ -124,7 +128,7 @@ class TermImportance:
         figure = new_figure([bars], height=330)
         figure.update_xaxes(title_text="paths")
         figure.update_yaxes(title_text="loss (nats)")
-        return figure
+        return themed(figure, theme)
 
     def _repr_html_(self) -> str:
         return self.to_frame().round(3).to_html(index=False)

@@ -134,6 +134,10 @@ CheckOption = Annotated[
         help="Compare the loaded model with Hugging Face's. Without it, faults go unnoticed.",
     ),
 ]
+FiguresOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="Write the figures too: svg, pdf or png. Needs the extra 'figures'."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 QuietOption = Annotated[
     bool, typer.Option("--quiet", "-q", help="Show no progress bars (a log never has any).")

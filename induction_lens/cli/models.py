@@ -13,6 +13,7 @@ from induction_lens.ablation.methods import METHODS
 from induction_lens.cli.common import (
     CheckOption,
     DeviceOption,
+    FiguresOption,
     JsonOption,
     ModelArgument,
     QuietOption,
@@ -31,6 +32,7 @@ from induction_lens.estimates import Estimate
 from induction_lens.heads import THRESHOLD, Head, ScoreTable
 from induction_lens.inputs.reading import TextSource
 from induction_lens.loading import load, zoo
+from induction_lens.plots.saving import check_format
 from induction_lens.progress import libraries_follow
 from induction_lens.reports.model import Report, report, sentences
 
@@ -101,6 +103,7 @@ def report_command(
         bool,
         typer.Option("--circuit", help="Measure the induction circuit too; takes twice as long."),
     ] = False,
+    figures: FiguresOption = None,
     device: DeviceOption = None,
     trust_remote_code: TrustOption = False,
     check: CheckOption = True,
@@ -119,6 +122,7 @@ def report_command(
     """
     with working():
         folder = output(f"{Path(model).resolve().name}-report" if out is None else out)
+        written = None if figures is None else check_format("--figures", figures)
         with loading(model), libraries_follow(not quiet):
             loaded = load(model, device=device, trust_remote_code=trust_remote_code, check=check)
         found = report(
@@ -139,7 +143,7 @@ def report_command(
             circuit=circuit,
             progress=not quiet,
         )
-        page = found.save(folder)
+        page = found.save(folder, figures=written)
     if as_json:
         told = {"headline": found.headline, "summary": found.summary}
         print_json({"page": str(page), **told, **found.to_dict()})

@@ -10,6 +10,7 @@ import typer
 from induction_lens import checks
 from induction_lens.cli.common import (
     DeviceOption,
+    FiguresOption,
     JsonOption,
     QuietOption,
     SeedOption,
@@ -21,6 +22,7 @@ from induction_lens.cli.common import (
     print_wrapped,
     working,
 )
+from induction_lens.plots.saving import check_format
 from induction_lens.reports.reproduce import reproduce
 from induction_lens.reports.training import TrainingReport, sentences, training_report
 from induction_lens.tracking.experiment import make_runs
@@ -127,6 +129,7 @@ def dynamics_command(
         bool, typer.Option("--shipped", help="Use the runs that ship with the package.")
     ] = False,
     out: Annotated[str, typer.Option("--out", "-o", help="Folder to write to.")] = "dynamics",
+    figures: FiguresOption = None,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -147,8 +150,9 @@ def dynamics_command(
                 f"expected either folders of runs or --shipped, got {got}; give one of them"
             )
         folder = output(out)
+        written = None if figures is None else check_format("--figures", figures)
         found = training_report(runs or None, progress=not quiet)
-        page = found.save(folder)
+        page = found.save(folder, figures=written)
     _print_findings(found, page, as_json=as_json)
 
 

@@ -21,11 +21,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from induction_lens import checks
+from induction_lens.dynamics.drawing import derivative_figure, order_figure, paths_figure
 from induction_lens.dynamics.runs import checked_run, checked_runs
+from induction_lens.style import CATEGORICAL, Look, Theme, themed
 from induction_lens.tracking.trajectory import Trajectory
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
 
 Quantity = Literal["loss", "derivative"]
 
@@ -64,6 +67,17 @@ class LossPCA:
             for name, seen, path, turns in runs
         ]
         return pd.concat(frames, ignore_index=True)
+
+    def plot(self, *, theme: Theme | None = None) -> go.Figure:
+        """The paths, a colour for each; `plots.pca_paths` marks windows and combines seeds.
+
+        Raises:
+            ValueError: If there is no such theme.
+        """
+        colors = (CATEGORICAL[number % len(CATEGORICAL)] for number in range(len(self.names)))
+        looks = {name: Look(color) for name, color in zip(self.names, colors, strict=True)}
+        windows = [None] * len(self.names)
+        return themed(paths_figure(self, self.names, looks, windows=windows), theme)
 
 
 @dataclass(frozen=True)
@@ -111,6 +125,14 @@ class LossDerivative:
             }
         )
 
+    def plot(self, *, theme: Theme | None = None) -> go.Figure:
+        """The map of the derivative by token index and training tokens, both on log scales.
+
+        Raises:
+            ValueError: If there is no such theme.
+        """
+        return themed(derivative_figure(self), theme)
+
 
 @dataclass(frozen=True)
 class ModelOrder:
@@ -137,6 +159,14 @@ class ModelOrder:
         frame = pd.DataFrame({"name": self.names, "before": self.before, "after": self.after})
         ranks = frame[["before", "after"]].rank(method="min").astype(int).add_prefix("rank_")
         return frame.join(ranks)
+
+    def plot(self, *, theme: Theme | None = None) -> go.Figure:
+        """A line for each run, from the earlier moment to the later one.
+
+        Raises:
+            ValueError: If there is no such theme.
+        """
+        return themed(order_figure(self), theme)
 
 
 def loss_pca(trajectories: Sequence[Trajectory] | Trajectory) -> LossPCA:

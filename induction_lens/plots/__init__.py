@@ -1,6 +1,7 @@
 """Figures: each function takes results and returns a plotly figure; none sees a model."""
 
 from induction_lens.plots.edges import edges_over_training
+from induction_lens.plots.multiples import small_multiples
 from induction_lens.plots.results import (
     attention_map,
     binned,
@@ -10,6 +11,7 @@ from induction_lens.plots.results import (
     icl_scores,
     loss_by_position,
 )
+from induction_lens.plots.saving import save_figure
 from induction_lens.plots.sizes import against_size
 from induction_lens.plots.training import (
     effects_over_training,
@@ -21,7 +23,15 @@ from induction_lens.plots.training import (
     smear_over_training,
     window_chart,
 )
-from induction_lens.style import CLEAN, CONTROL, DIVERGING, METHOD_COLORS, SEQUENTIAL
+from induction_lens.style import (
+    CLEAN,
+    CONTROL,
+    DIVERGING,
+    METHOD_COLORS,
+    SEQUENTIAL,
+    Look,
+    themed,
+)
 
 __all__ = [
     "CLEAN",
@@ -29,6 +39,7 @@ __all__ = [
     "DIVERGING",
     "METHOD_COLORS",
     "SEQUENTIAL",
+    "Look",
     "against_size",
     "attention_map",
     "binned",
@@ -44,6 +55,9 @@ __all__ = [
     "loss_curves",
     "loss_derivative_map",
     "pca_paths",
+    "save_figure",
+    "small_multiples",
     "smear_over_training",
+    "themed",
     "window_chart",
 ]

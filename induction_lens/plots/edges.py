@@ -6,16 +6,9 @@ from typing import TYPE_CHECKING, Literal
 
 from induction_lens import checks
 from induction_lens.dynamics import PhaseChange
-from induction_lens.plots.curves import (
-    add_heads,
-    add_run,
-    check_run,
-    last_tokens,
-    shade,
-    strong_heads,
-    tokens_axis,
-)
-from induction_lens.style import CLEAN, CONTROL, new_figure
+from induction_lens.plots.parts import check_run, shade
+from induction_lens.style import CLEAN, CONTROL, new_figure, tokens_axis
+from induction_lens.tracking.drawing import add_heads, add_run, last_tokens, strong_heads
 from induction_lens.tracking.trajectory import Trajectory
 
 if TYPE_CHECKING:

@@ -12,19 +12,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from induction_lens import checks
+from induction_lens.ablation.drawing import icl_figure
 from induction_lens.ablation.study import AblationStudy
 from induction_lens.estimates import simultaneous_quantile
-from induction_lens.heads import Head, HeadScores, cells, largest, names_of, parse_heads
+from induction_lens.heads import Head, HeadScores, head_map_of, parse_heads
 from induction_lens.style import (
     CLEAN,
     CONTROL,
-    DIVERGING,
-    METHOD_COLORS,
-    SEQUENTIAL,
+    MARKED,
     Z95,
     add_band,
-    add_estimate,
+    cells,
     color_axis,
+    head_maps,
     method_color,
     new_figure,
     plain,
@@ -47,47 +47,8 @@ def head_map(scores: HeadScores, *, marked: Sequence[Head] = ()) -> go.Figure:
         >>> figure = il.plots.head_map(scores, marked=scores.above(0.3))
         >>> figure.write_html("heads.html")
     """
-    import plotly.graph_objects as go
-
     checks.instance("scores", scores, HeadScores, "get some from score_heads")
-    n_layers, n_heads = scores.values.shape
-    marked = _checked_heads(marked, scores)
-    signed = scores.unit != "attention"
-    limit = 1.0 if scores.unit != "nats" else largest(scores.values)
-    heat = go.Heatmap(
-        z=cells(scores.values),
-        coloraxis="coloraxis",
-        xgap=2,
-        ygap=2,
-        texttemplate="%{z:.2f}" if n_layers * n_heads <= 32 else None,
-        hovertemplate=f"head %{{y}}.%{{x}}<br>{plain(scores.name)} %{{z:.3f}}<extra></extra>",
-    )
-    figure = new_figure([heat], height=96 + min(46, max(14, 720 // n_layers)) * n_layers)
-    scale = DIVERGING if signed else SEQUENTIAL
-    color_axis(figure, scale, -limit if signed else 0.0, limit)
-    for head in marked:
-        figure.add_shape(
-            type="rect",
-            x0=head.head - 0.46,
-            x1=head.head + 0.46,
-            y0=head.layer - 0.46,
-            y1=head.layer + 0.46,
-            line={"color": METHOD_COLORS["mean"], "width": 2.5},
-        )
-    if scores.note is not None:
-        said = plain(f"not measured: {scores.note}")
-        figure.add_annotation(
-            x=0.5, y=0.5, xref="x domain", yref="y domain", text=said, showarrow=False
-        )
-    figure.update_xaxes(title_text="head", dtick=_tick(n_heads), showgrid=False, zeroline=False)
-    figure.update_yaxes(
-        title_text="layer",
-        dtick=_tick(n_layers),
-        autorange="reversed",
-        showgrid=False,
-        zeroline=False,
-    )
-    return figure
+    return head_maps([head_map_of(scores, marked=_checked_heads(marked, scores))])
 
 
 def loss_by_position(
@@ -170,37 +131,13 @@ def icl_scores(studies: Mapping[str, AblationStudy]) -> go.Figure:
         >>> figure = il.plots.icl_scores({"mean": study})
         >>> figure.write_html("icl.html")
     """
-    import plotly.graph_objects as go
-
     remedy = "pass a dictionary of studies by method, each from ablate"
     checks.instance("studies", studies, Mapping, remedy)
     if not studies:
         raise checks.refuse("studies", "at least one study", studies, remedy)
     for study in studies.values():
         checks.instance("each of studies", study, AblationStudy, remedy)
-    first = next(iter(studies.values()))
-    figure = new_figure([], height=96 + 58 * (1 + len(studies)))
-    add_estimate(figure, "clean", first.clean, color=CLEAN)
-    for method, study in studies.items():
-        add_estimate(figure, method, study.ablated, color=method_color(method))
-        if study.controls:
-            figure.add_trace(
-                go.Scatter(
-                    x=[study.clean.value + control.effect.value for control in study.controls],
-                    y=[method] * len(study.controls),
-                    mode="markers",
-                    marker={"symbol": "line-ns-open", "size": 13, "color": CONTROL},
-                    text=[names_of(control.heads) for control in study.controls],
-                    hovertemplate="control: %{text}<br>%{x:+.3f} nats<extra></extra>",
-                    showlegend=False,
-                )
-            )
-    figure.add_vline(x=first.clean.value, line={"color": CLEAN, "width": 1, "dash": "dot"})
-    figure.update_yaxes(
-        categoryorder="array", categoryarray=["clean", *studies][::-1], showgrid=False
-    )
-    figure.update_xaxes(title_text="ICL score (nats)")
-    return figure
+    return icl_figure(studies)
 
 
 def head_effects(effects: HeadScores, *, marked: Sequence[Head] = (), k: int = 32) -> go.Figure:
@@ -242,7 +179,7 @@ def head_effects(effects: HeadScores, *, marked: Sequence[Head] = (), k: int = 3
         y=[str(head) for head in heads],
         orientation="h",
         error_x=half,
-        marker={"color": [METHOD_COLORS["mean"] if h in marked else CLEAN for h in heads]},
+        marker={"color": [MARKED if h in marked else CLEAN for h in heads]},
         hovertemplate="head %{y}: %{x:+.3f} nats<extra></extra>",
     )
     figure = new_figure([bars], height=80 + 22 * len(heads))
@@ -292,7 +229,7 @@ def attention_map(pattern: Float[Tensor, "query key"], tokens: Sequence[str]) ->
         hovertemplate="%{customdata}<br>%{z:.2f}<extra></extra>",
     )
     figure = new_figure([heat], height=440)
-    color_axis(figure, SEQUENTIAL, 0.0, 1.0)
+    color_axis(figure, "sequential", 0.0, 1.0)
     figure.update_xaxes(title_text="attended position", showgrid=False, zeroline=False)
     figure.update_yaxes(title_text="position", autorange="reversed", showgrid=False, zeroline=False)
     return figure
@@ -381,7 +318,3 @@ def _position_axes(figure: go.Figure, length: int, *, early: int, late: int) -> 
     )
     for position in (early, late):
         figure.add_vline(x=position, line={"color": CONTROL, "width": 1, "dash": "dot"})
-
-
-def _tick(count: int) -> int:
-    return max(1, math.ceil(count / 16))

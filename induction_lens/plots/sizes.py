@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from induction_lens import checks
-from induction_lens.style import CLEAN, CONTROL, new_figure, plain
+from induction_lens.suites.drawing import size_figure
 from induction_lens.suites.family import QUANTITIES, Family
 
 if TYPE_CHECKING:
@@ -28,51 +27,7 @@ def against_size(family: Family, quantity: str) -> go.Figure:
         >>> il.plots.against_size(found, "loss").layout.yaxis.title.text
         'loss, nats'
     """
-    import plotly.graph_objects as go
-
+    checks.instance("family", family, Family, "make one with suites.family")
     checks.one_of("quantity", quantity, QUANTITIES)
     words, unit = QUANTITIES[quantity]
-    frame = family.to_frame()
-    rows: Any = frame[frame[quantity].notna()].to_dict("records")  # pyright: ignore[reportCallIssue]
-    low, high = f"{quantity}_low", f"{quantity}_high"
-    known = low in frame
-    ends = [
-        (row[quantity] - row[low], row[high] - row[quantity]) if known else (0.0, 0.0)
-        for row in rows
-    ]
-    ends = [end if all(map(math.isfinite, end)) else (0.0, 0.0) for end in ends]
-    figure = new_figure([], height=320)
-    figure.add_trace(
-        go.Scatter(
-            x=[row["parameters"] for row in rows],
-            y=[row[quantity] for row in rows],
-            text=[plain(row["model"]) for row in rows],
-            mode="markers",
-            marker={"size": 10, "color": CLEAN},
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "array": [above for _, above in ends],
-                "arrayminus": [below for below, _ in ends],
-                "color": CLEAN,
-                "width": 0,
-            },
-            hovertemplate="%{text}: %{y:.3f}<extra></extra>",
-            showlegend=False,
-        )
-    )
-    if quantity == "removed":
-        figure.add_trace(
-            go.Scatter(
-                x=[row["parameters"] for row in rows],
-                y=[row["control_removed"] for row in rows],
-                mode="markers",
-                marker={"size": 8, "color": CONTROL, "symbol": "diamond"},
-                hovertemplate="random heads: %{y:.3f}<extra></extra>",
-                showlegend=False,
-            )
-        )
-    suffix = ", nats" if unit == "nats" else ""
-    figure.update_xaxes(type="log", title_text="parameters in blocks")
-    figure.update_yaxes(title_text=words + suffix)
-    return figure
+    return size_figure(family.to_frame(), quantity, words=words, unit=unit)

@@ -7,39 +7,39 @@ model, one run for each seed; a model has the same colour in every figure of one
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from induction_lens import checks
 from induction_lens.dynamics import LossDerivative, LossPCA, PhaseChange
+from induction_lens.dynamics.drawing import derivative_figure, paths_figure
 from induction_lens.estimates import short_number
-from induction_lens.plots.curves import (
-    add_heads,
-    add_run,
-    check_run,
-    heads_of,
-    last_tokens,
-    shade,
-    strong_heads,
-    tokens_axis,
-)
+from induction_lens.plots.parts import check_run, shade
 from induction_lens.plots.results import binned
 from induction_lens.style import (
+    CATEGORICAL,
     CLEAN,
     CONTROL,
-    DIVERGING,
-    SEQUENTIAL,
+    INK,
+    Look,
     add_estimate,
     between,
     color_axis,
     new_figure,
     plain,
+    tokens_axis,
     translucent,
+)
+from induction_lens.tracking.drawing import (
+    add_heads,
+    add_run,
+    heads_of,
+    induction_figure,
+    last_tokens,
+    strong_heads,
 )
 from induction_lens.tracking.trajectory import Trajectory
 
@@ -48,22 +48,26 @@ if TYPE_CHECKING:
 
 Runs = Mapping[str, Sequence[Trajectory]]
 Changes = Mapping[str, PhaseChange]
-MODEL_COLORS = (
-    *("#1f9d74", "#3b7dd8", "#9b5fc0", "#e0a021", "#d9662b", "#c2427f"),
-    *("#0e8a9e", "#8a6d3b", "#8b93a1"),
-)
+MODEL_COLORS = CATEGORICAL
 
 
-def icl_over_training(runs: Runs, changes: Changes, *, window_of: Sequence[str] = ()) -> go.Figure:
-    """The ICL score over training: a line for each run, the colour being the model's.
+def icl_over_training(
+    runs: Runs,
+    changes: Changes,
+    *,
+    window_of: Sequence[str] = (),
+    looks: Mapping[str, Look] | None = None,
+) -> go.Figure:
+    """The ICL score over training: a line for each run, which looks as its model's lines do.
 
     Args:
         runs: Runs by model.
         changes: The phase change of each model's ICL score.
         window_of: Models whose windows are shaded; windows of many models hide each other.
+        looks: How each model is drawn; None: a colour for each, in their order.
 
     Raises:
-        ValueError: There is no run.
+        ValueError: There is no run, or a model has no look.
 
     Examples:
         >>> run = il.tracking.Trajectory.read("runs/phase-2l-seed-0")
@@ -76,14 +80,16 @@ def icl_over_training(runs: Runs, changes: Changes, *, window_of: Sequence[str] 
     for seeds in runs.values():
         for run in checks.several("each of runs", seeds):
             check_run(run)
+    looks = _checked_looks(looks, runs)
     figure = new_figure([], height=440)
-    for number, (model, seeds) in enumerate(runs.items()):
+    for model, seeds in runs.items():
+        look = looks[model]
         for run in seeds:
             icl = run.icl.double().mean(1)
-            first = run is seeds[0]
-            add_run(figure, run, icl, name=model, color=model_color(number), listed=first)
+            add_run(figure, run, icl, name=model, color=look.color, listed=run is seeds[0])
+            figure.data[-1].line.dash = look.dash
         if model in window_of and model in changes:
-            shade(figure, changes[model], color=model_color(number))
+            shade(figure, changes[model], color=look.color)
     tokens_axis(figure, max(last_tokens(run) for seeds in runs.values() for run in seeds))
     figure.update_yaxes(title_text="ICL score (nats)", zeroline=True)
     return figure
@@ -101,13 +107,9 @@ def induction_over_training(run: Trajectory, change: PhaseChange | None = None) 
         'head 1.0'
     """
     check_run(run)
-    scores = run.scores["induction"].double()
-    figure = new_figure([], height=330)
-    add_heads(figure, run, scores, strong=strong_heads(run))
+    figure = induction_figure(run)
     if change is not None:
         shade(figure, change, color=CONTROL)
-    tokens_axis(figure, last_tokens(run))
-    figure.update_yaxes(title_text="prefix-matching score", range=[-0.02, 1.02])
     return figure
 
 
@@ -188,7 +190,7 @@ def effects_over_training(
     if change is not None:
         shade(figure, change, color=CONTROL)
     tokens_axis(figure, last_tokens(run))
-    color_axis(figure, SEQUENTIAL, 0.0, 1.0, "prefix<br>matching")
+    color_axis(figure, "sequential", 0.0, 1.0, title="prefix<br>matching")
     figure.update_yaxes(title_text="change of the ICL score (nats)", zeroline=True)
     return figure
 
@@ -250,42 +252,31 @@ def loss_derivative_map(
         >>> figure = il.plots.loss_derivative_map(il.dynamics.loss_derivative(run))
         >>> figure.write_html("derivative.html")
     """
-    import plotly.graph_objects as go
-
     checks.instance("derivative", derivative, LossDerivative, "get one from loss_derivative")
-    trained = derivative.tokens_seen > 0
-    seen = derivative.tokens_seen[trained].double()
-    values = derivative.values[trained]
-    limit = float(values.abs().quantile(0.98)) or 1.0
-    edges = [*derivative.first.double().tolist(), float(derivative.last[-1] + 1)]
-    heat = go.Heatmap(
-        x=_edges(seen),
-        y=edges,
-        z=values.T.tolist(),
-        coloraxis="coloraxis",
-        hovertemplate="%{x:.3s} tokens, position %{y:.0f}<br>%{z:+.3f} nats per ln(position)"
-        "<extra></extra>",
-    )
-    figure = new_figure([heat], height=360)
+    figure = derivative_figure(derivative)
     if change is not None:
         _mark_window(figure, change)
-    tokens_axis(figure, float(seen[-1]))
-    color_axis(figure, DIVERGING, -limit, limit, "nats per<br>ln(pos)")
-    figure.update_yaxes(type="log", title_text="token index (log scale)", showgrid=False)
     return figure
 
 
-def pca_paths(pca: LossPCA, changes: Changes, *, models: Sequence[str]) -> go.Figure:
+def pca_paths(
+    pca: LossPCA,
+    changes: Changes,
+    *,
+    models: Sequence[str],
+    looks: Mapping[str, Look] | None = None,
+) -> go.Figure:
     """The runs' paths in the plane of their per-token losses; snapshots inside a window are large.
 
     Args:
         pca: From `loss_pca`.
-        changes: The phase change of each model's ICL score; colours are in its order, so that a
-            model has the same here as in figures with more models.
+        changes: The phase change of each model's ICL score; without looks, colours are in its
+            order, so that a model has the same here as in figures with more models.
         models: The model of each of the runs, in their order.
+        looks: How each model is drawn; None: a colour for each.
 
     Raises:
-        ValueError: These are no paths, or there is not one model for each.
+        ValueError: These are no paths, there is not one model for each, or one has no look.
 
     Examples:
         >>> runs = [il.tracking.Trajectory.read(f"runs/phase-{n}l-seed-0") for n in (1, 2)]
@@ -295,52 +286,32 @@ def pca_paths(pca: LossPCA, changes: Changes, *, models: Sequence[str]) -> go.Fi
         >>> [trace.name for trace in figure.data]
         ['phase-1l-seed-0', 'phase-2l-seed-0']
     """
-    import plotly.graph_objects as go
-
     checks.instance("pca", pca, LossPCA, "get one from loss_pca")
     models = checks.several("models", models)
     if len(models) != len(pca.names):
         raise checks.refuse("models", f"{len(pca.names)} names", models, "name that of each run")
-    figure = new_figure([], height=520)
-    order = list(dict.fromkeys([*changes, *models]))
-    seen_before = set[str]()
-    runs = zip(models, pca.names, pca.tokens_seen, pca.coordinates, strict=True)
-    for model, name, seen, path in runs:
-        listed = model not in seen_before
-        seen_before.add(model)
-        change = changes.get(model)
-        color = model_color(order.index(model))
-        sizes = [10 if _inside(change, tokens) else 4 for tokens in seen.tolist()]
-        figure.add_trace(
-            go.Scatter(
-                x=path[:, 0].tolist(),
-                y=path[:, 1].tolist(),
-                name=model,
-                legendgroup=model,
-                mode="lines+markers",
-                showlegend=listed,
-                line={"color": color, "width": 1.6},
-                marker={"size": sizes, "color": color},
-                customdata=[short_number(float(tokens)) for tokens in seen.tolist()],
-                hovertemplate=f"{plain(name)}, %{{customdata}} tokens<extra></extra>",
-            )
-        )
-    first, second = pca.explained
-    figure.update_xaxes(title_text=f"first component (nats), {first:.0%} of the variance")
-    figure.update_yaxes(title_text=f"second component (nats), {second:.0%}")
+    looks = _checked_looks(looks, dict.fromkeys([*changes, *models]))
+    figure = paths_figure(pca, models, looks, windows=[changes.get(model) for model in models])
     return figure
 
 
-def window_chart(changes: Changes, *, last: float, order: Sequence[str] | None = None) -> go.Figure:
+def window_chart(
+    changes: Changes,
+    *,
+    last: float,
+    order: Sequence[str] | None = None,
+    looks: Mapping[str, Look] | None = None,
+) -> go.Figure:
     """When each model changes: its window, and its midpoint with the interval; none, in words.
 
     Args:
         changes: Phase changes by model.
         last: Where the axis ends: the tokens that the models were trained on.
         order: The models from top to bottom; None: as in `changes`.
+        looks: How each model is drawn; None: a colour for each, in the order of `changes`.
 
     Raises:
-        ValueError: There is no change, or `last` is not above 0.
+        ValueError: There is no change, `last` is not above 0, or a model has no look.
 
     Examples:
         >>> runs = [il.tracking.Trajectory.read(f"runs/phase-{n}l-seed-0") for n in (1, 2)]
@@ -353,11 +324,12 @@ def window_chart(changes: Changes, *, last: float, order: Sequence[str] | None =
 
     _check_by_model("changes", changes)
     last = checks.real_number("last", last, above=0, remedy="give a number of tokens")
+    looks = _checked_looks(looks, changes)
     names = list(changes) if order is None else list(order)
-    figure = new_figure([], height=90 + 46 * len(names))
+    figure = new_figure([], height=70 + 34 * len(names))
     for name in names:
         change = changes[name]
-        color = model_color(list(changes).index(name))
+        color = looks[name].color
         if not (change.onset and change.midpoint and change.end):
             words = str(change).replace("-", "−")
             figure.add_annotation(
@@ -385,6 +357,19 @@ def window_chart(changes: Changes, *, last: float, order: Sequence[str] | None =
     return figure
 
 
+def _checked_looks(looks: Mapping[str, Look] | None, models: Iterable[str]) -> Mapping[str, Look]:
+    """A look for each model: a colour of its own where none is given."""
+    if looks is None:
+        return {model: Look(model_color(number)) for number, model in enumerate(models)}
+    remedy = "pass a Look for each model"
+    checks.instance("looks", looks, Mapping, remedy)
+    for model in models:
+        if model not in looks:
+            raise checks.refuse("looks", f"one for {model}", list(looks), remedy)
+        checks.instance(f"the look of {model}", looks[model], Look, remedy)
+    return looks
+
+
 def model_color(number: int) -> str:
     """The colour of the model with this place in the order of a page's runs."""
     return MODEL_COLORS[number % len(MODEL_COLORS)]
@@ -398,22 +383,7 @@ def _check_by_model(name: str, values: object) -> None:
 
 def _mark_window(figure: go.Figure, change: PhaseChange) -> None:
     """Dotted lines at onset and end, where shading would hide what is below."""
+    line = {"color": INK["light"], "width": 1.4, "dash": "dot"}
     for mark in (change.onset, change.end):
         if mark is not None:
-            figure.add_vline(x=mark.value, line={"color": "#12151b", "width": 1.4, "dash": "dot"})
-
-
-def _inside(change: PhaseChange | None, tokens: int) -> bool:
-    if change is None or change.onset is None or change.end is None:
-        return False
-    # the marks were exponentials of logarithms: half a token absorbs their rounding
-    return change.onset.value - 0.5 <= tokens <= change.end.value + 0.5
-
-
-def _edges(seen: Float[Tensor, " snapshot"]) -> list[float]:
-    """Where the cells of a heat map begin and end: halfway between neighbours on a log scale."""
-    logs = seen.log()
-    middle = (logs[1:] + logs[:-1]) / 2
-    first = 2 * logs[0] - middle[0]
-    last = 2 * logs[-1] - middle[-1]
-    return torch.cat([first[None], middle, last[None]]).exp().tolist()
+            figure.add_vline(x=mark.value, line=line)

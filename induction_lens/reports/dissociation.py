@@ -12,7 +12,6 @@ from induction_lens.heads import names_of
 from induction_lens.reports import pages
 from induction_lens.reports.numbers import nats, number, percent
 from induction_lens.reports.pages import Figure, Table
-from induction_lens.style import template
 from induction_lens.tasks import KINDS, Contrast, Dissociation, KnockedOut, SameHeads
 
 TITLES = {kind.name: kind.title for kind in KINDS}
@@ -62,7 +61,6 @@ def save_dissociation(
 def dissociation_page(found: Dissociation, *, same: SameHeads | None = None) -> str:
     """The page, as one self-contained HTML document."""
     figure = found.plot()
-    figure.update_layout(template=template(), height=420)
     label = "What the ICL score and few-shot accuracy lose without each set of heads"
     return pages.render(
         "dissociation.html",

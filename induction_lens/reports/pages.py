@@ -1,16 +1,21 @@
 """Pages: one HTML document each, with figures, tables and plotly.js inside.
 
-A page asks nothing of the network. Figures travel as JSON and are drawn when it is opened; every
+A page asks nothing of the network. Figures travel as JSON and are drawn when it is opened; in a
+notebook, which would hold plotly.js once for each display, they are pictures (SVG). Every
 text from a model (tokens, names, paths) is escaped, by jinja2 in the page and by
 `induction_lens.plots` in the figures.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from induction_lens.plots.saving import Format, save_figures
+from induction_lens.plots.static import static_css, static_svg
 
 if TYPE_CHECKING:
     import jinja2
@@ -30,13 +35,19 @@ class Figure:
     """What it shows, for those who cannot see it."""
     height: int
     """Height in pixels."""
+    drawn: Any = field(repr=False, compare=False, default=None)
+    """The plotly figure itself."""
+
+    def svg(self) -> str:
+        """The figure as a picture, for pages without plotly.js."""
+        return static_svg(self.drawn, self.label)
 
     @classmethod
     def of(cls, id: str, figure: Any, label: str) -> Figure:
         """Take a plotly figure, whose layout has a height."""
         # "<" inside a script element could end it, or open a comment.
         safe = figure.to_json().replace("<", "\\u003c")
-        return cls(id, safe, label, int(figure.layout.height))
+        return cls(id, safe, label, int(figure.layout.height), figure)
 
 
 @dataclass(frozen=True)
@@ -53,11 +64,24 @@ class Table:
     """Where the name of each row leads, if it leads anywhere."""
 
 
-def render(template: str, **content: Any) -> str:
-    """One of the package's templates, filled in, as a document of its own."""
+def render(template: str, *, static: bool = False, **content: Any) -> str:
+    """One of the package's templates, filled in, as a document of its own.
+
+    Args:
+        template: Its file.
+        static: With pictures in place of figures that plotly.js draws: a fiftieth of the size.
+        **content: What is filled in.
+    """
     from plotly.offline import get_plotlyjs
 
-    return _environment().get_template(template).render(plotly_js=get_plotlyjs(), **content)
+    content |= {"static": static, "plotly_js": "" if static else get_plotlyjs()}
+    content["static_css"] = static_css() if static else ""
+    return _environment().get_template(template).render(**content)
+
+
+def save_pictures(figures: Iterable[Figure], folder: Path, written: Format) -> None:
+    """Write figures as `figures/ID.svg`, or in another format, in the width of a printed page."""
+    save_figures({folder / "figures" / f"{one.id}.{written}": one.drawn for one in figures})
 
 
 @cache

@@ -28,7 +28,9 @@ from induction_lens.inputs.tokens import read_documents
 from induction_lens.locks import locked
 from induction_lens.models import is_model, model_name
 from induction_lens.progress import libraries_follow, progress_bar
+from induction_lens.style import Theme, themed
 from induction_lens.suites.battery import MODELS, Battery, measured_members
+from induction_lens.suites.drawing import size_figure
 from induction_lens.suites.member import Member
 from induction_lens.suites.trend import Trend, trend
 from induction_lens.toys.snapshots import CONFIG
@@ -38,6 +40,7 @@ from induction_lens.tracking.trajectory import TRAJECTORY, Trajectory
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
 
 MODEL = "model"
 """Folder of the trained model, in the folder of a training run."""
@@ -70,6 +73,16 @@ class Family:
         import pandas as pd
 
         return pd.DataFrame([member.to_row() for member in self.members])
+
+    def plot(self, quantity: str = "icl", *, theme: Theme | None = None) -> go.Figure:
+        """A quantity of every model, with its interval where it has one, against its size.
+
+        Raises:
+            ValueError: If there is no such quantity (see `QUANTITIES`) or theme.
+        """
+        words, unit = QUANTITIES[checks.one_of("quantity", quantity, QUANTITIES)]
+        figure = size_figure(self.to_frame(), quantity, words=words, unit=unit)
+        return themed(figure, theme)
 
     def trends(self) -> tuple[Trend, ...]:
         """How each quantity changes with size, for those that at least two models have.

@@ -9,11 +9,11 @@ Both losses are positive where in-context learning is weaker without the heads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -28,14 +28,12 @@ from induction_lens.estimates import (
 from induction_lens.heads import Head, ScoreTable, names_of
 from induction_lens.packing import Comparable
 from induction_lens.results import Provenance, Result, with_model
+from induction_lens.style import CATEGORICAL, CONTROL, Theme, new_figure, themed
 from induction_lens.tasks.few_shot import FewShot
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
-
-
-_GREY = "#8b93a1"  # as in all figures: a control
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,35 +255,35 @@ class Dissociation(Result):
 
         return pd.concat([one.to_frame() for one in self.few_shot], ignore_index=True)
 
-    def plot(self) -> go.Figure:
+    def plot(self, *, theme: Theme | None = None) -> go.Figure:
         """What the ICL score loses (across) and what few-shot accuracy loses (up), of every set by
-        the main method; controls are grey."""
+        the main method; controls are grey.
+
+        Raises:
+            ValueError: If there is no such theme.
+        """
         import plotly.graph_objects as go
 
-        figure = go.Figure()
         shown = [one for one in self.knocked_out if one.lost.method == self.main_method]
         controls = [lost for one in shown for lost in one.controls]
-        traces = [(_label(one), [one.lost], "") for one in shown]
+        figure = new_figure([], height=420)
         if controls:
-            traces.append(("random sets", controls, _GREY))
-        for name, losses, color in traces:
-            figure.add_scatter(
-                x=[lost.icl.value for lost in losses],
-                y=[lost.few_shot.value for lost in losses],
-                error_x=None if color else _bars([lost.icl for lost in losses]),
-                error_y=None if color else _bars([lost.few_shot for lost in losses]),
-                mode="markers",
-                marker={"color": color or None, "size": 7 if color else 11},
-                name=name,
-                text=[names_of(lost.heads) for lost in losses],
-                hovertemplate="%{text}<br>ICL %{x:.3f} nats, few-shot %{y:.3f}<extra></extra>",
+            dots = {"color": CONTROL, "size": 7}
+            figure.add_trace(go.Scatter(name="random sets", marker=dots, **_places(controls)))
+        for number, one in enumerate(shown):
+            color = CATEGORICAL[number % len(CATEGORICAL)]
+            bars = {"color": color, "thickness": 1.5, "width": 0, "type": "data"}
+            dot = go.Scatter(
+                name=_label(one),
+                marker={"color": color, "size": 11},
+                error_x={**bars, **_sides(one.lost.icl)},
+                error_y={**bars, **_sides(one.lost.few_shot)},
+                **_places([one.lost]),
             )
-        figure.add_hline(y=0, line_width=1)
-        figure.add_vline(x=0, line_width=1)
-        figure.update_layout(
-            xaxis_title="lost of the ICL score, nats", yaxis_title="lost of few-shot accuracy"
-        )
-        return figure
+            figure.add_trace(dot)
+        figure.update_xaxes(title_text="lost of the ICL score (nats)", zeroline=True)
+        figure.update_yaxes(title_text="lost of few-shot accuracy", zeroline=True)
+        return themed(figure, theme)
 
     def _repr_html_(self) -> str:
         return self.to_frame().round(3).to_html(index=False)
@@ -295,8 +293,18 @@ def _label(one: KnockedOut) -> str:
     return f"{one.kind.replace('_', ' ')}{', without shared heads' * one.without_overlap}"
 
 
-def _bars(estimates: list[Estimate]) -> dict[str, object]:
+def _places(losses: Sequence[Lost]) -> dict[str, Any]:
+    """Where the dots of some sets lie, and what they say when pointed at."""
     return {
-        "array": [one.high - one.value for one in estimates],
-        "arrayminus": [one.value - one.low for one in estimates],
+        "x": [lost.icl.value for lost in losses],
+        "y": [lost.few_shot.value for lost in losses],
+        "mode": "markers",
+        "text": [names_of(lost.heads) for lost in losses],
+        "hovertemplate": "%{text}<br>ICL %{x:.3f} nats, few-shot %{y:.3f}<extra></extra>",
     }
+
+
+def _sides(estimate: Estimate) -> dict[str, object]:
+    """How far an interval reaches to both sides."""
+    above = [estimate.high - estimate.value]
+    return {"symmetric": False, "array": above, "arrayminus": [estimate.value - estimate.low]}

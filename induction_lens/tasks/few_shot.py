@@ -24,6 +24,17 @@ from induction_lens.estimates import Estimate, bounded_mean, columns
 from induction_lens.heads import Head, HeadLike, HeadScores, names_of, parse_heads
 from induction_lens.models import Model, provenance_of, shape
 from induction_lens.results import Provenance, Result, with_model
+from induction_lens.style import (
+    CLEAN,
+    CONTROL,
+    MARKED,
+    TEXT,
+    Theme,
+    add_estimate,
+    new_figure,
+    plain,
+    themed,
+)
 from induction_lens.tasks.asking import Asking, At, Without
 from induction_lens.tasks.prompting import SHOTS, few_shot_prompts
 from induction_lens.tasks.task import Task
@@ -91,6 +102,21 @@ class FewShot(Result):
         where = "" if self.at == "all" else " at the last position"
         named = f"{names_of(self.heads, between=' ')} by {self.method}{where}"
         return f"{line}\n  without {named}: {self.without}, effect {self.effect}"
+
+    def plot(self, *, theme: Theme | None = None) -> go.Figure:
+        """Accuracy with its interval, also without the heads; dotted: chance.
+
+        Raises:
+            ValueError: If there is no such theme.
+        """
+        figure = new_figure([], height=110 if self.ablated is None else 150)
+        add_estimate(figure, "whole model", self.accuracy, color=CLEAN)
+        if self.without is not None:
+            add_estimate(figure, "without heads", self.without, color=MARKED)
+        figure.add_vline(x=self.chance, line={"dash": "dot", "color": TEXT, "width": 1})
+        figure.update_xaxes(title_text=f"{plain(self.task)}: accuracy")
+        figure.update_yaxes(showgrid=False, autorange="reversed")
+        return themed(figure, theme)
 
     def to_frame(self) -> pd.DataFrame:
         """One row: `task`, `shots`, `scoring`, `n_items`, `chance`, `heads`, `method`, `at`, and
@@ -206,25 +232,40 @@ class DoseResponse:
                 frames.append(frame)
         return pd.concat(frames, ignore_index=True)
 
-    def plot(self) -> go.Figure:
-        """Accuracy by how many heads are knocked out."""
+    def plot(self, *, theme: Theme | None = None) -> go.Figure:
+        """Accuracy by how many heads are knocked out, with intervals; dotted: chance.
+
+        Raises:
+            ValueError: If there is no such theme.
+        """
         import plotly.graph_objects as go
 
-        figure = go.Figure()
-        for name, results in (("ranked heads", self.ranked), ("random heads", self.random)):
-            means = [one.without for one in results if one.without is not None]
-            figure.add_scatter(
-                x=[len(one.heads) for one in results],
-                y=[one.value for one in means],
-                error_y={
-                    "array": [one.high - one.value for one in means],
-                    "arrayminus": [one.value - one.low for one in means],
-                },
-                name=name,
+        figure = new_figure([], height=360)
+        lines = (("ranked heads", self.ranked, MARKED), ("random heads", self.random, CONTROL))
+        for name, results, color in lines:
+            found = [(len(one.heads), one.without) for one in results]
+            means = [(n_heads, mean) for n_heads, mean in found if mean is not None]
+            figure.add_trace(
+                go.Scatter(
+                    x=[n_heads for n_heads, _ in means],
+                    y=[mean.value for _, mean in means],
+                    error_y={
+                        "type": "data",
+                        "symmetric": False,
+                        "array": [mean.high - mean.value for _, mean in means],
+                        "arrayminus": [mean.value - mean.low for _, mean in means],
+                        "color": color,
+                        "thickness": 1.5,
+                        "width": 0,
+                    },
+                    line={"color": color},
+                    name=name,
+                )
             )
-        figure.add_hline(y=self.ranked[0].chance, line_dash="dot", annotation_text="chance")
-        figure.update_layout(xaxis_title="heads knocked out", yaxis_title="accuracy")
-        return figure
+        figure.add_hline(y=self.ranked[0].chance, line={"dash": "dot", "color": TEXT, "width": 1})
+        figure.update_xaxes(title_text="heads knocked out")
+        figure.update_yaxes(title_text="accuracy")
+        return themed(figure, theme)
 
     def _repr_html_(self) -> str:
         return self.to_frame().round(3).to_html(index=False)

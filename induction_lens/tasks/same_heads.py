@@ -23,6 +23,7 @@ from induction_lens.detectors import score_heads
 from induction_lens.detectors.kinds import HeadKind
 from induction_lens.heads import THRESHOLD, Head, HeadScores, ScoreTable
 from induction_lens.models import Model, model_name
+from induction_lens.style import Theme
 from induction_lens.tasks.kinds import chosen_kinds
 
 if TYPE_CHECKING:
@@ -106,9 +107,13 @@ class SameHeads:
 
         return pd.DataFrame([dataclasses.asdict(one) for one in self.correlations])
 
-    def plot(self) -> go.Figure:
-        """The scores of every head, a map for each."""
-        return self.scores.plot()
+    def plot(self, *, theme: Theme | None = None) -> go.Figure:
+        """The scores of every head, a map for each; heads of the strict definition are outlined.
+
+        Raises:
+            ValueError: If there is no such theme.
+        """
+        return self.scores.plot(marked=self.strict, theme=theme)
 
     def _repr_html_(self) -> str:
         return self.to_frame().round(3).to_html(index=False)

@@ -35,10 +35,12 @@ from induction_lens.heads import HeadLike, parse_heads
 from induction_lens.inputs.tokens import repeated_random_tokens, shuffled
 from induction_lens.metrics import per_token_loss
 from induction_lens.models import Model, Tokens, sequences_of, shape
+from induction_lens.style import TEXT, Theme, new_figure, themed
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+    import plotly.graph_objects as go
 
 Order = Literal[2, 3]
 _INTEGERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
@@ -175,6 +177,35 @@ class NgramControl:
     """ln(vocabulary): the loss of knowing nothing, in nats."""
     heads: tuple[str, ...]
     """The heads that were knocked out."""
+
+    def plot(self, *, theme: Theme | None = None) -> go.Figure:
+        """Bars of mean losses with their intervals, by kind of tokens and predictor.
+
+        Raises:
+            ValueError: If there is no such theme.
+        """
+        import plotly.graph_objects as go
+
+        figure = new_figure([], height=360)
+        for predictor in self.means["text"]:
+            named = {k: means[predictor] for k, means in self.means.items() if predictor in means}
+            bars = go.Bar(
+                x=list(named),
+                y=[mean.value for mean in named.values()],
+                error_y={
+                    "type": "data",
+                    "symmetric": False,
+                    "array": [mean.high - mean.value for mean in named.values()],
+                    "arrayminus": [mean.value - mean.low for mean in named.values()],
+                    "color": TEXT,
+                    "width": 0,
+                },
+                name=predictor,
+                hovertemplate=f"{predictor}, %{{x}}: %{{y:.3f}} nats<extra></extra>",
+            )
+            figure.add_trace(bars)
+        figure.update_yaxes(title_text="loss (nats)")
+        return themed(figure, theme)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per kind of tokens and predictor: mean loss, interval, sequences."""

@@ -23,9 +23,12 @@ from induction_lens.estimates import bootstrap_mean
 from induction_lens.files import atomic_path
 from induction_lens.heads import Head
 from induction_lens.seals import check, seal, with_seal
+from induction_lens.style import Theme, themed
+from induction_lens.tracking.drawing import induction_figure
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
     import pyarrow as pa
 
 METADATA = b"induction_lens.trajectory"
@@ -120,6 +123,16 @@ class Trajectory:
         """The head with the highest induction score at the last snapshot."""
         last = self.scores["induction"][-1]
         return Head(*divmod(int(last.argmax()), last.shape[1]))
+
+    def plot(self, *, theme: Theme | None = None) -> go.Figure:
+        """The prefix-matching score of every head over training; those above 0.3 in colour.
+
+        `plots` has more figures of a run: losses, knock-outs, edges, and runs beside each other.
+
+        Raises:
+            ValueError: If there is no such theme.
+        """
+        return themed(induction_figure(self), theme)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per snapshot.

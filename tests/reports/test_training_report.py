@@ -8,10 +8,18 @@ import re
 import pandas as pd
 import pytest
 import torch
+from markupsafe import escape
 
 from induction_lens.dynamics import co_occurrence, model_order, phase_change, ratio_over_seeds
 from induction_lens.estimates import Estimate, short_number
-from induction_lens.reports.training import TrackedRun, page, read_run, sentences, training_report
+from induction_lens.reports.training import (
+    TrackedRun,
+    overview,
+    page,
+    read_run,
+    sentences,
+    training_report,
+)
 from induction_lens.reports.training.findings import find
 from induction_lens.reports.training.runs import group_runs
 from induction_lens.toys.model import ToyConfig
@@ -209,13 +217,17 @@ def test_the_page_holds_every_number_and_figure(runs, tmp_path):
     page = report.save(tmp_path / "page")
     text = page.read_text()
     ids = re.findall(r'data-figure="([^"]+)"', text)
-    panels = {
-        f"{kind}-{name}"
-        for kind in ("induction", "effects", "losses", "derivative")
-        for name in ("one-0", "plain-0", "smeared-2")
-    }
-    assert set(ids) == {"icl", "windows", "pca", "smear-smeared-2"} | panels
+    panels = {"induction", "effects", "losses", "derivative"}
+    assert set(ids) == {"icl", "windows", "pca", "smear"} | panels
     assert len(ids) == len(set(ids))
+    for name in panels:  # a panel for each model
+        assert report.plot(name).layout.meta["grid"]["n"] == 3
+    assert report.plot("smear").layout.meta["grid"]["n"] == 1
+    with pytest.raises(ValueError, match="expected runs with what 'matching' shows, got none"):
+        report.plot("matching")
+    for id, _, sentence in overview.findings(report):
+        assert f'<li>{escape(sentence)} <a href="#{id}">' in text
+        assert f'id="{id}"' in text
     for figure in re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', text, re.S):
         assert json.loads(figure)["data"] or "annotations" in json.loads(figure)["layout"]
     for change in (model.icl_change for model in report.models):
@@ -242,7 +254,7 @@ def test_the_page_holds_every_number_and_figure(runs, tmp_path):
 
 def test_edges_are_shown_where_they_were_measured(runs, tmp_path):
     plain = training_report(runs[:1], **OPTIONS)
-    assert "When the edge appears" not in plain.to_html()
+    assert page.PANELS["composition"] not in plain.to_html()
     assert plain.edges_frame().empty
     shape = runs[0].scores["induction"].shape
     edges = {
@@ -253,7 +265,7 @@ def test_edges_are_shown_where_they_were_measured(runs, tmp_path):
     for values in edges.values():
         values[:, 0] = math.nan
     shown = training_report([dataclasses.replace(runs[0], edges=edges)], **OPTIONS)
-    assert "When the edge appears" in shown.to_html()
+    assert page.PANELS["composition"] in shown.to_html()
     shown.save(tmp_path / "out")
     table = pd.read_csv(tmp_path / "out" / "edges.csv")
     assert len(table) == shape[0] * (shape[1] - 1) * shape[2]
@@ -321,7 +333,10 @@ def test_runs_left_out_of_a_table_are_named(runs):
     assert [row[:2] for row in rows] == [("2 layers", "0")]
     text = sentences.captions(found)["together"]
     assert text.endswith(" Left out, without both changes by itself: 2 layers, seed 1.")
-    assert [label for label, _ in page._panels("losses", found)] == ["2 layers, seed 0"]
+    panel = page.panel("losses", found)
+    assert [note.text for note in panel.drawn.layout.annotations] == [
+        "2 layers, seed\N{NO-BREAK SPACE}0"
+    ]
 
 
 def test_models_measured_on_other_tokens_are_left_out_where_tokens_are_paired(runs):
@@ -335,7 +350,7 @@ def test_models_measured_on_other_tokens_are_left_out_where_tokens_are_paired(ru
     assert [order.names for order in found.orders] == [(one.name, smeared.name)] * 2
     assert [row[0] for row in page.orders_table(found).rows] == compared
     drawn = [json.loads(page.shared_figure(name, found).json)["data"] for name in ("pca", "icl")]
-    paths, curves = ({t["name"]: t["line"]["color"] for t in data} for data in drawn)
+    paths, curves = ({t["name"]: t["line"] | {"width": 0} for t in data} for data in drawn)
     assert paths == {model: curves[model] for model in compared}
     alone = find([TrackedRun(other)], n_resamples=149)
     assert str(found.by_label("2 layers").icl_change) == str(alone.models[0].icl_change)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from induction_lens import plots
+from induction_lens import checks, plots
 from induction_lens.detectors import BUILT_IN, INDUCTION, Detector
 from induction_lens.heads import Head, HeadScores
 from induction_lens.reports import pages as html
@@ -19,12 +19,18 @@ ATTENTION = "attention.html"
 """The file of the view of heads, in a report's folder."""
 
 
-def render(found: Findings, *, linked: bool = False) -> str:
-    """The page of a report, as one self-contained HTML document; `linked`: with links to the view
-    of heads, which lies beside it."""
+def render(found: Findings, *, linked: bool = False, static: bool = False) -> str:
+    """The page of a report, as one self-contained HTML document.
+
+    Args:
+        found: What it says.
+        linked: With links to the view of heads, which lies beside it.
+        static: With pictures in place of figures that plotly.js draws.
+    """
     view = ATTENTION if linked and found.attention is not None else ""
     return html.render(
         "report.html",
+        static=static,
         headline=sentences.headline(found),
         studied=sentences.heads_text(found.studied),
         found=found,
@@ -43,6 +49,23 @@ def render(found: Findings, *, linked: bool = False) -> str:
         captions=sentences.captions(found),
         circuit=None if found.circuit is None else section(found.circuit),
     )
+
+
+def figures(found: Findings) -> list[Figure]:
+    """Every figure of the page."""
+    maps = [figure for _, _, figure in _maps(found)]
+    icl = [figure for _, figure in _icl(found)]
+    return [*maps, *icl, *_loss_figures(found), _effects(found), _attention(found.example)]
+
+
+def draw(name: str, found: Findings) -> Any:
+    """One of the figures of the page, for plotly.
+
+    Raises:
+        ValueError: There is no such figure.
+    """
+    known = {figure.id: figure for figure in figures(found)}
+    return known[checks.one_of("name", name, list(known))].drawn
 
 
 def _figures_of_merit(found: Findings) -> list[tuple[str, str, str]]:

@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from induction_lens.ablation.methods import METHODS, Methods
 from induction_lens.circuits import Circuit
@@ -24,14 +24,20 @@ from induction_lens.files import atomic_path, output_folder, tidy, write_text
 from induction_lens.heads import THRESHOLD, HeadLike
 from induction_lens.inputs.tokens import Source
 from induction_lens.models import Model, Tokens
+from induction_lens.plots.saving import Format, check_format
 from induction_lens.reports.circuit import records, write_tables
 from induction_lens.reports.model import page, sentences
 from induction_lens.reports.model.asked import Asked
 from induction_lens.reports.model.evaluation import as_text, evaluation_data
 from induction_lens.reports.model.findings import Findings, finite
 from induction_lens.reports.model.making import findings
+from induction_lens.reports.pages import save_pictures
 from induction_lens.results import Result, write
+from induction_lens.style import Theme, themed
 from induction_lens.views.page import framed
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +60,21 @@ class Report(Findings, Result):
         """The page: one self-contained HTML document that needs no network."""
         return page.render(self)
 
-    def save(self, folder: str | Path) -> Path:
+    def plot(self, name: str = "icl-windowed", *, theme: Theme | None = None) -> go.Figure:
+        """One of the page's figures.
+
+        Args:
+            name: `icl-windowed`, `icl-matched` or `icl-paper`: the ICL score with and without the
+                heads; `loss` and `cost` by position; `effects` of each head alone; `attention` of
+                the best head; `map-` and the name of a detector: the scores of all heads.
+            theme: `light` or `dark`; None: legible on both, with a transparent background.
+
+        Raises:
+            ValueError: There is no such figure or theme.
+        """
+        return themed(page.draw(name, self), theme)
+
+    def save(self, folder: str | Path, *, figures: Format | None = None) -> Path:
         """Write the page and its data; each file appears whole or not at all.
 
         The files are `index.html`, `attention.html`, `heads.csv`, `icl.csv`, `losses.parquet`,
@@ -62,13 +82,20 @@ class Report(Findings, Result):
         `circuit_edges.csv`, `circuit_cuts.csv` and `circuit_sets.csv`. In the folder `result` is
         what `Report.load` reads.
 
+        Args:
+            folder: Where to.
+            figures: Write the figures too, into `figures`, as `svg`, `pdf` or `png`. Needs the
+                extra `figures`, and a browser.
+
         Returns:
             The path of `index.html`.
 
         Raises:
-            ValueError: If `folder` is a file, or nothing can be written to it.
+            ValueError: If `folder` is a file, or nothing can be written to it; or figures cannot be
+                written.
         """
         folder = output_folder(folder)
+        written = None if figures is None else check_format("figures", figures)
         tidy(folder)
         write_text(folder / "heads.csv", self.heads_frame().to_csv(index=False))
         write_text(folder / "icl.csv", self.to_frame().to_csv(index=False))
@@ -83,6 +110,8 @@ class Report(Findings, Result):
         write_text(folder / "report.json", json.dumps(content, indent=1, allow_nan=False))
         if self.attention is not None:
             self.attention.save(folder / page.ATTENTION)
+        if written is not None:
+            save_pictures(page.figures(self), folder, written)
         write(self, folder / self.inside)
         write_text(folder / "index.html", page.render(self, linked=True))
         return folder / "index.html"
@@ -92,7 +121,7 @@ class Report(Findings, Result):
         return f"Report: {self.headline}\n\n{self.summary}"
 
     def _repr_html_(self) -> str:
-        return framed(self.to_html(), self.headline)
+        return framed(page.render(self, static=True), self.headline)
 
 
 def report(

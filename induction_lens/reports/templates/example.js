@@ -10,7 +10,7 @@
     const targets = new Set(example.targets[query]);
     buttons.forEach((button, key) => {
       const weight = key <= query ? weights[key] / 100 : 0;
-      button.style.background = weight > 0.005 ? `rgba(var(--hot), ${Math.min(1, weight)})` : "";
+      button.style.background = weight > 0.005 ? `rgba(var(--hot), ${Math.min(0.9, weight)})` : "";
       button.setAttribute("aria-pressed", String(key === query));
       button.classList.toggle("target", targets.has(key));
       button.classList.toggle("later", key > query);

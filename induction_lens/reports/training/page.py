@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from induction_lens import plots
+from induction_lens import checks, plots
 from induction_lens.dynamics import holm, loss_derivative
 from induction_lens.dynamics.change import LEVEL
 from induction_lens.estimates import short_number
 from induction_lens.reports import pages as html
 from induction_lens.reports.pages import Figure, Table
-from induction_lens.reports.training import sentences
+from induction_lens.reports.training import overview, sentences
 from induction_lens.reports.training.findings import (
     METHOD,
     ModelFindings,
     TrainingFindings,
     rows_of,
 )
+from induction_lens.reports.training.looks import looks_of
 
 if TYPE_CHECKING:
     from induction_lens.tracking.trajectory import Trajectory
@@ -45,15 +46,18 @@ PANELS = {
 """What is drawn for every model, by name."""
 
 
-def render(found: TrainingFindings) -> str:
-    """The page, as one self-contained HTML document."""
+def render(found: TrainingFindings, *, static: bool = False) -> str:
+    """The page, as one self-contained HTML document; `static`: with pictures of what all models
+    share, and without what is drawn for each."""
     return html.render(
         "training.html",
+        static=static,
         headline=sentences.headline(found),
-        summary=sentences.summary(found),
-        smearing=sentences.argument(found, 2),
+        findings=overview.findings(found),
+        arguments={number: sentences.argument(found, number) for number in (1, 2, 3)},
         figures={name: shared_figure(name, found) for name in SHARED},
-        panels={name: _panels(name, found) for name in PANELS},
+        panels={name: None if static else panel(name, found) for name in PANELS},
+        titles=PANELS,
         tables={
             "models": models_table(found),
             "together": together_table(found),
@@ -66,56 +70,87 @@ def render(found: TrainingFindings) -> str:
     )
 
 
+def figures(found: TrainingFindings) -> list[Figure]:
+    """Every figure of the page."""
+    panels = [panel(name, found) for name in PANELS]
+    return [*(shared_figure(name, found) for name in SHARED), *filter(None, panels)]
+
+
+def draw(name: str, found: TrainingFindings) -> Any:
+    """One of the figures of the page, for plotly.
+
+    Raises:
+        ValueError: There is no such figure, or the runs have nothing for it.
+    """
+    checks.one_of("name", name, [*SHARED, *PANELS])
+    figure = shared_figure(name, found) if name in SHARED else panel(name, found)
+    if figure is None:
+        raise ValueError(
+            f"expected runs with what {name!r} shows, got none; choose another of "
+            f"{', '.join([*SHARED, *PANELS])}"
+        )
+    return figure.drawn
+
+
 def shared_figure(name: str, found: TrainingFindings) -> Figure:
     """One of the figures that all models share, a name in `SHARED`."""
     changes = {model.label: model.icl_change for model in found.models}
+    looks = looks_of(found.models)
     drawn: Any
     if name == "icl":
         runs = {model.label: model.model.trajectories for model in found.models}
         shaded = list(runs) if len(runs) == 1 else []  # windows of several hide each other
-        drawn = plots.icl_over_training(runs, changes, window_of=shaded)
+        drawn = plots.icl_over_training(runs, changes, window_of=shaded, looks=looks)
     elif name == "windows":
-        drawn = plots.window_chart(changes, last=max(map(_last, found.models)))
+        drawn = plots.window_chart(changes, last=max(map(_last, found.models)), looks=looks)
     else:
         of_first_run = {model.label: model.together[0].icl for model in found.models}
-        drawn = plots.pca_paths(found.pca, of_first_run, models=[m.label for m in found.compared])
+        names = [model.label for model in found.compared]
+        drawn = plots.pca_paths(found.pca, of_first_run, models=names, looks=looks)
     return Figure.of(name, drawn, SHARED[name])
+
+
+def panel(name: str, found: TrainingFindings) -> Figure | None:
+    """A figure of each model's first run, side by side; None where no run has it."""
+    drawn = {}
+    for model in found.models:
+        figure = _drawn(name, model)
+        if figure is not None:
+            seed = (
+                f", seed\N{NO-BREAK SPACE}{model.model.first.seed}"
+                if len(model.model.runs) > 1
+                else ""
+            )
+            drawn[model.label + seed] = figure
+    if not drawn:
+        return None
+    return Figure.of(name, plots.small_multiples(drawn), f"{PANELS[name]}, a panel for each model")
 
 
 def model_figure(name: str, found: ModelFindings) -> Figure | None:
     """One of the figures that each model has, of its first run; None where it has none."""
+    drawn = _drawn(name, found)
+    if drawn is None:
+        return None
+    title = f"{PANELS[name]}: {found.label}"
+    return Figure.of(f"{name}-{_identifier(found.model.first)}", drawn, title)
+
+
+def _drawn(name: str, found: ModelFindings) -> Any:
     run = found.model.first
     change = found.together[0].icl
-    drawn: Any
     if name == "induction":
-        drawn = plots.induction_over_training(run, change)
-    elif name == "effects":
-        drawn = plots.effects_over_training(run, change=change)
-    elif name == "losses":
-        drawn = plots.loss_curves(run)
-    elif name == "derivative":
-        drawn = plots.loss_derivative_map(loss_derivative(run), change=change)
-    elif name in ("composition", "matching"):
-        if not run.has_edges:
-            return None
+        return plots.induction_over_training(run, change)
+    if name == "effects":
+        return plots.effects_over_training(run, change=change)
+    if name == "losses":
+        return plots.loss_curves(run)
+    if name == "derivative":
+        return plots.loss_derivative_map(loss_derivative(run), change=change)
+    if name in ("composition", "matching"):
         measure = "matching" if name == "matching" else "k_composition"
-        drawn = plots.edges_over_training(run, change, measure=measure)
-    elif run.smear is None:
-        return None
-    else:
-        drawn = plots.smear_over_training(run, change)
-    title = f"{PANELS[name]}: {found.label}"
-    return Figure.of(f"{name}-{_identifier(run)}", drawn, title)
-
-
-def _panels(name: str, found: TrainingFindings) -> list[tuple[str, Figure]]:
-    panels = []
-    for model in found.models:
-        figure = model_figure(name, model)
-        if figure is not None:
-            seed = f", seed {model.model.first.seed}" if len(model.model.runs) > 1 else ""
-            panels.append((model.label + seed, figure))
-    return panels
+        return plots.edges_over_training(run, change, measure=measure) if run.has_edges else None
+    return None if run.smear is None else plots.smear_over_training(run, change)
 
 
 def models_table(found: TrainingFindings) -> Table:

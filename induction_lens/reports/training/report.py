@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING
 
 from induction_lens import checks
 from induction_lens.files import output_folder, tidy, write_text
+from induction_lens.plots.saving import Format, check_format
+from induction_lens.reports.pages import save_pictures
 from induction_lens.reports.training import page, sentences
 from induction_lens.reports.training.findings import TrainingFindings, find
 from induction_lens.reports.training.runs import shipped_runs
+from induction_lens.style import Theme, themed
 from induction_lens.tracking.runs import TrackedRun, read_run
 from induction_lens.tracking.trajectory import Trajectory
 from induction_lens.views.page import framed
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
 
 Run = str | Path | Trajectory
 
@@ -68,19 +72,40 @@ class TrainingReport(TrainingFindings):
         """The page: one self-contained HTML document that needs no network."""
         return page.render(self)
 
-    def save(self, folder: str | Path) -> Path:
+    def plot(self, name: str = "icl", *, theme: Theme | None = None) -> go.Figure:
+        """One of the page's figures.
+
+        Args:
+            name: Of all models `icl`, `windows` or `pca`; or with a panel for each model
+                `induction`, `effects`, `losses`, `derivative`, and where it was measured `smear`,
+                `composition` or `matching`.
+            theme: `light` or `dark`; None: legible on both, with a transparent background.
+
+        Raises:
+            ValueError: There is no such figure or theme, or the runs have nothing for it.
+        """
+        return themed(page.draw(name, self), theme)
+
+    def save(self, folder: str | Path, *, figures: Format | None = None) -> Path:
         """Write the page and its data; each file appears whole or not at all.
 
         The files are `index.html`, and `models.csv`, `runs.csv`, `snapshots.csv`; `edges.csv` where
         edges were measured; and `knockouts.csv` and `ngrams.csv` where the ends of runs were.
 
+        Args:
+            folder: Where to.
+            figures: Write the figures too, into `figures`, as `svg`, `pdf` or `png`. Needs the
+                extra `figures`, and a browser.
+
         Returns:
             The path of `index.html`.
 
         Raises:
-            ValueError: Nothing can be written to `folder`, or it is a file.
+            ValueError: Nothing can be written to `folder`, or it is a file; or figures cannot be
+                written.
         """
         folder = output_folder(folder)
+        written = None if figures is None else check_format("figures", figures)
         tidy(folder)
         frames = {
             "models": self.models_frame(),
@@ -93,6 +118,8 @@ class TrainingReport(TrainingFindings):
         for name, frame in frames.items():
             if not frame.empty:
                 write_text(folder / f"{name}.csv", frame.to_csv(index=False))
+        if written is not None:
+            save_pictures(page.figures(self), folder, written)
         write_text(folder / "index.html", self.to_html())
         return folder / "index.html"
 
@@ -101,7 +128,7 @@ class TrainingReport(TrainingFindings):
         return f"TrainingReport: {self.headline}\n\n{self.summary}"
 
     def _repr_html_(self) -> str:
-        return framed(self.to_html(), self.headline)
+        return framed(page.render(self, static=True), self.headline)
 
 
 def training_report(

@@ -28,6 +28,11 @@ CAPTIONS = {
         "paper, models of two and more layers fall to about −0.4 nats within a short window and "
         "stay there; those of one layer do not."
     ),
+    "looks": (
+        "Colours tell kinds of models apart: blue is attention alone, orange smeared keys, purple "
+        "MLPs, brown what was held back in training; wider models have a colour beside these. "
+        "Dashes tell depth: dotted is 1 layer, solid 2, dashed 3."
+    ),
     "windows": (
         "Bars: from onset to end of the ICL score's change. Dots: midpoints, with 95% intervals: "
         "Student's t over the seeds that change, or, where one run changes, over evaluation "
@@ -54,7 +59,9 @@ CAPTIONS = {
         "repeated random tokens. Shaded, where there is one: the window of this run's ICL score. "
         "In the paper, induction heads form in that window."
     ),
-    "losses": "Mean loss at each token position, at moments of training.",
+    "losses": (
+        "Mean loss at each token position, at moments of training from early (grey) to late (blue)."
+    ),
     "derivative": (
         "Slope of the loss over ln(position); green: later tokens are predicted better. Dotted, "
         "where there is one: the window. In the paper the slope changes abruptly there."
@@ -194,10 +201,10 @@ def change_sentence(model: ModelFindings) -> str:
     """Whether and when a model's ICL score changes abruptly."""
     change = model.icl_change
     if not change.found:
-        return f"{_capital(model.label)}: no phase change ({_why_none(change)})."
+        return f"{capital(model.label)}: no phase change ({_why_none(change)})."
     onset, end = (short_number(mark.value) for mark in (change.onset, change.end) if mark)
     return (
-        f"{_capital(model.label)}: the ICL score falls by {abs(change.change):.2f} nats between "
+        f"{capital(model.label)}: the ICL score falls by {abs(change.change):.2f} nats between "
         f"{onset} and {end} tokens, halfway at {change.midpoint}{_in_some(model)}."
     )
 
@@ -233,12 +240,7 @@ def changes_in_short(found: TrainingFindings) -> str:
 
 def together_sentence(found: TrainingFindings) -> str:
     """How far apart, and how correlated, the changes of ICL and of induction are."""
-    both = [
-        (abs(pair.ratio.value - 1), f"{model.label}, seed {run.seed}", pair.correlation)
-        for model in found.models
-        for run, pair in zip(model.model.trajectories, model.together, strict=True)
-        if pair.ratio is not None and pair.correlation is not None
-    ]
+    both = pairs_of(found)
     if not both:
         return ""
     n = len(both)
@@ -259,11 +261,21 @@ def together_sentence(found: TrainingFindings) -> str:
     )
 
 
+def pairs_of(found: TrainingFindings) -> list[tuple[float, str, float]]:
+    """For each run with both changes: how far apart they are, its name, and their correlation."""
+    return [
+        (abs(pair.ratio.value - 1), f"{model.label}, seed {run.seed}", pair.correlation)
+        for model in found.models
+        for run, pair in zip(model.model.trajectories, model.together, strict=True)
+        if pair.ratio is not None and pair.correlation is not None
+    ]
+
+
 def smearing_sentence(pair: Smearing) -> str:
     """Which of a plain and a smeared model changes first, and whether that can be told."""
     plain = pair.plain
     smeared = pair.smeared
-    title = _capital(plain.label)
+    title = capital(plain.label)
     if not smeared.icl_change.found:
         return f"{title}: no phase change with smeared keys, so smearing brought none about."
     early = f"with smeared keys the change begins {_beginning(smeared)}"
@@ -396,5 +408,6 @@ def _why_none(change: PhaseChange) -> str:
     return str(change).removeprefix("none (").removesuffix(")").replace("-", "−")
 
 
-def _capital(text: str) -> str:
+def capital(text: str) -> str:
+    """A text that begins a sentence."""
     return text[:1].upper() + text[1:]

@@ -1,51 +1,36 @@
-"""What all figures share: colours, the template, and the parts that several of them draw.
+"""The template that all figures share, and the parts that several of them draw.
 
-Backgrounds are transparent and text is mid-grey, so that figures are legible on a light and on a
-dark page alike. Colours mean the same thing everywhere: blue is the clean model, grey is chance or
-a control, and each ablation method has its own colour.
+Without a theme, backgrounds are transparent and text is mid-grey, so that figures are legible on a
+light and on a dark page alike; `themed` gives one of either kind.
 """
 
 from __future__ import annotations
 
 import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from induction_lens.estimates import Estimate
+from induction_lens.style.palette import (
+    CATEGORICAL,
+    GRID,
+    SCALES,
+    TEXT,
+    Kind,
+    translucent,
+)
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-CLEAN = "#3b7dd8"
-CONTROL = "#8b93a1"
-METHOD_COLORS: Mapping[str, str] = {
-    "zero": "#9b5fc0",
-    "mean": "#d9662b",
-    "resample": "#1f9d74",
-    "pattern-preserving": "#c2427f",
-}
-_OTHER_METHODS = ("#7a8f1c", "#2b9bb3", "#a0703c", "#5a63c8")
-SEQUENTIAL = [[0.0, "#eef2f7"], [0.35, "#9dbfe6"], [0.7, "#3b7dd8"], [1.0, "#123f7d"]]
-DIVERGING = [
-    [0.0, "#1f7a5c"],
-    [0.25, "#8cc9b2"],
-    [0.5, "#f1f2f4"],
-    [0.75, "#ecaa85"],
-    [1.0, "#b8480f"],
-]
-TEXT = "#7b838f"
-GRID = "rgba(127, 135, 148, 0.22)"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
+COLORBAR = {
+    **{"thickness": 10, "outlinewidth": 0, "tickfont": {"size": 11}},
+    **{"len": 150, "lenmode": "pixels", "y": 1, "yanchor": "top", "title": {"font": {"size": 11}}},
+}
 Z95 = 1.96
 """Half-width of a 95% interval, in standard errors."""
-
-
-def method_color(label: str) -> str:
-    """The colour of an ablation method: the same in every figure, also for a user's own."""
-    if label in METHOD_COLORS:
-        return METHOD_COLORS[label]
-    return _OTHER_METHODS[sum(label.encode()) % len(_OTHER_METHODS)]
 
 
 def template() -> go.layout.Template:
@@ -58,7 +43,7 @@ def template() -> go.layout.Template:
         "zerolinecolor": "rgba(127, 135, 148, 0.55)",
         "ticks": "",
         "automargin": True,
-        "title": {"standoff": 8},
+        "title": {"standoff": 8, "font": {"size": 12}},
         "fixedrange": True,
     }
     return go.layout.Template(
@@ -69,9 +54,8 @@ def template() -> go.layout.Template:
             "margin": {"l": 8, "r": 8, "t": 12, "b": 8},
             "xaxis": axis,
             "yaxis": axis,
-            "coloraxis": {
-                "colorbar": {"thickness": 10, "outlinewidth": 0, "len": 0.9, "tickfont.size": 11}
-            },
+            "coloraxis": {"colorbar": COLORBAR},
+            "colorway": CATEGORICAL,
             "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
             "hoverlabel": {"font": {"family": FONT}},
             "dragmode": False,
@@ -165,18 +149,23 @@ def add_estimate(
 
 def color_axis(
     figure: go.Figure,
-    scale: list[list[Any]],
+    kind: Kind,
     low: float,
     high: float,
+    *,
     title: str | None = None,
+    axis: str = "coloraxis",
 ) -> None:
-    """Give a heat map its colours, from `low` to `high`, and perhaps a title."""
-    axis: dict[str, Any] = {"colorscale": scale, "cmin": low, "cmax": high}
+    """Give the heat maps of a colour axis their colours, from `low` to `high`, and perhaps a title.
+
+    That the axis is of this kind stands in the layout's `meta`, so that themes and pages find it.
+    """
+    colors: dict[str, Any] = {"colorscale": SCALES["light"][kind], "cmin": low, "cmax": high}
     if title is not None:
-        bar = {"thickness": 10, "outlinewidth": 0, "len": 0.9, "title": {"text": title}}
-        axis["colorbar"] = bar
-    kind = "diverging" if scale is DIVERGING else "sequential"  # pages have dark ones of both
-    figure.update_layout(coloraxis=axis, meta={"scale": kind})
+        colors["colorbar"] = {"title": {"text": title}}
+    known = dict(figure.layout.meta or {})
+    scales = {**known.get("scales", {}), axis: kind}
+    figure.update_layout({axis: colors, "meta": {**known, "scales": scales}})
 
 
 def plain(text: str) -> str:
@@ -184,13 +173,9 @@ def plain(text: str) -> str:
     return html.escape(text, quote=False)
 
 
-def translucent(color: str) -> str:
-    """A colour written as `#rrggbb`, for areas that others shine through."""
-    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red}, {green}, {blue}, 0.16)"
-
-
-def between(first: str, second: str, share: float) -> str:
-    """A colour between two, all written as `#rrggbb`."""
-    pairs = [(int(first[i : i + 2], 16), int(second[i : i + 2], 16)) for i in (1, 3, 5)]
-    return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in pairs)
+def tokens_axis(figure: go.Figure, last: float) -> None:
+    """The axis of training, from the ninetieth part of `last` on: before that little happens that
+    these figures are about, and a log scale would give it half of the room."""
+    shown = [math.log10(last / 90), math.log10(last * 1.04)]
+    title = "training tokens (log scale)"
+    figure.update_xaxes(type="log", range=shown, title_text=title, exponentformat="SI")

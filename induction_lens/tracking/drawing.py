@@ -1,33 +1,22 @@
-"""Parts of figures over training: the axis, lines for runs and heads, the window of a change."""
+"""Parts of figures over training: lines for runs and for their heads."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from jaxtyping import Float
 from torch import Tensor
 
-from induction_lens import checks
-from induction_lens.dynamics import PhaseChange
 from induction_lens.heads import THRESHOLD, Head
-from induction_lens.style import CONTROL, plain, translucent
-from induction_lens.tracking.trajectory import Trajectory
+from induction_lens.style import CONTROL, new_figure, plain, tokens_axis
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-HEAD_COLORS = ("#d9662b", "#3b7dd8", "#1f9d74", "#9b5fc0", "#e0a021", "#c2427f")
+    from induction_lens.tracking.trajectory import Trajectory
 
-
-def check_run(run: object) -> None:
-    """Check that this is one.
-
-    Raises:
-        ValueError: It is not.
-    """
-    checks.instance("run", run, Trajectory, "read one with Trajectory.read")
+HEAD_COLORS = ("#d9662b", "#3b7dd8", "#1f9d74", "#9b5fc0", "#b98410", "#c2427f")
 
 
 def last_tokens(run: Trajectory) -> float:
@@ -93,21 +82,10 @@ def add_run(
     )
 
 
-def tokens_axis(figure: go.Figure, last: float) -> None:
-    """The axis of training, from the ninetieth part of `last` on: before that little happens that
-    these figures are about, and a log scale would give it half of the room."""
-    shown = [math.log10(last / 90), math.log10(last * 1.04)]
-    title = "training tokens (log scale)"
-    figure.update_xaxes(type="log", range=shown, title_text=title, exponentformat="SI")
-
-
-def shade(figure: go.Figure, change: PhaseChange, *, color: str) -> None:
-    """Shade the window of a change, where there is one."""
-    if change.onset and change.end:
-        figure.add_vrect(
-            x0=change.onset.value,
-            x1=change.end.value,
-            fillcolor=translucent(color),
-            line_width=0,
-            layer="below",
-        )
+def induction_figure(run: Trajectory) -> go.Figure:
+    """The prefix-matching score of every head over training; heads that end above 0.3 in colour."""
+    figure = new_figure([], height=330)
+    add_heads(figure, run, run.scores["induction"].double(), strong=strong_heads(run))
+    tokens_axis(figure, last_tokens(run))
+    figure.update_yaxes(title_text="prefix-matching score", range=[-0.02, 1.02])
+    return figure
