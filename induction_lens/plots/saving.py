@@ -125,7 +125,7 @@ def _drawing(
     import plotly.graph_objects as go
 
     text = font_size * _PER_INCH / _POINTS / _DESIGNED
-    copy = themed(go.Figure(figure), theme)
+    copy = themed(go.Figure(figure.to_dict()), theme)  # of its own: nothing is shared
     across = width * _PER_INCH / text
     down = float(copy.layout.height or 450) if height is None else height * _PER_INCH / text
     fit_numbers(copy, across)

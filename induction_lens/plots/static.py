@@ -14,6 +14,8 @@ from typing import Any
 from induction_lens.plots.static_axes import Axis, axis_of
 from induction_lens.style import INK, MARKED, SCALES, color_at, ink_on
 
+DRAWN = ("heatmap", "scatter", "bar")
+"""The kinds of traces that there are drawings for."""
 LEVELS = 32
 """Steps of a colour scale."""
 _LETTER = 6.3  # pixels of a letter of a label
@@ -31,6 +33,12 @@ def static_svg(figure: Any, label: str, *, width: int = 620) -> str:
     Raises:
         ValueError: It has a kind of trace that cannot be drawn.
     """
+    for trace in figure.data:
+        if trace.type not in DRAWN:
+            raise ValueError(
+                f"expected heat maps, lines and bars, got a trace of kind {trace.type}; draw it "
+                "with plotly"
+            )
     height = int(figure.layout.height)
     legend, below = _legend(figure, width)
     frame = _frame(figure, width, height, top=below)
@@ -167,11 +175,6 @@ def _trace(trace: Any, frame: tuple[Axis, Axis], figure: Any) -> list[str]:
         return _heat(trace, frame, figure)
     if trace.type == "bar":
         return _bars(trace, frame)
-    if trace.type != "scatter":
-        raise ValueError(
-            f"expected heat maps, lines and bars, got a trace of kind {trace.type}; draw it with "
-            "plotly"
-        )
     if (trace.meta or {}).get("numbers_of"):
         return _numbers(trace, frame, figure)
     return _scatter(trace, frame)

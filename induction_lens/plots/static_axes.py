@@ -92,7 +92,7 @@ def _step(span: int | float) -> float:
     return next(size * part for part in (1, 2, 5, 10) if size * part >= rough)
 
 
-def _log_ticks(low: int | float, high: float) -> list[tuple[int | float, str]]:
+def _log_ticks(low: int | float, high: int | float) -> list[tuple[int | float, str]]:
     """Powers of ten, and 2 and 5 times these where there is room."""
     parts = (1, 2, 5) if high - low < 3 else (1,)
     powers = range(math.floor(low), math.ceil(high) + 1)
