@@ -87,11 +87,12 @@ def _about(figures: Mapping[str, go.Figure], titles: list[str]) -> dict[str, Any
 
 def _add(together: go.Figure, figure: go.Figure, index: int, title: str) -> None:
     """Add one figure's traces, marks and axes under names of their own."""
+    traces: Any = figure.data
     renamed = {"x": _short("x", index), "y": _short("y", index)}
-    has_second = any(trace.yaxis == "y2" for trace in figure.data)
+    has_second = any(trace.yaxis == "y2" for trace in traces)
     renamed["y2"] = f"y{1000 + index}"
-    for trace in figure.data:
-        place = {"xaxis": renamed["x"], "yaxis": renamed[trace.yaxis or "y"]}
+    for trace in traces:
+        place: dict[str, Any] = {"xaxis": renamed["x"], "yaxis": renamed[trace.yaxis or "y"]}
         together.add_trace(trace)
         together.data[-1].update(showlegend=False, **place)
     axes: dict[str, Any] = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from textwrap import wrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -87,7 +87,8 @@ def icl_over_training(
         for run in seeds:
             icl = run.icl.double().mean(1)
             add_run(figure, run, icl, name=model, color=look.color, listed=run is seeds[0])
-            figure.data[-1].line.dash = look.dash
+            drawn: Any = figure.data[-1]
+            drawn.line.dash = look.dash
         if model in window_of and model in changes:
             shade(figure, changes[model], color=look.color)
     tokens_axis(figure, max(last_tokens(run) for seeds in runs.values() for run in seeds))

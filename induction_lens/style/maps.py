@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -85,7 +85,8 @@ def head_maps(maps: Sequence[HeadMap], *, n_columns: int = _COLUMNS) -> go.Figur
 
 def fit_numbers(figure: go.Figure, width: float) -> None:
     """Show the numbers in cells if they fit into a figure of this width in pixels, in place."""
-    for trace in figure.data:
+    traces: Any = figure.data
+    for trace in traces:
         meta = trace.meta or {}
         if "numbers_of" not in meta:
             continue
@@ -143,7 +144,7 @@ def _color_axes(figure: go.Figure, maps: Sequence[HeadMap]) -> list[str]:
 
 
 def _add_map(
-    figure: go.Figure, one: HeadMap, axis: str, place: dict[str, int], *, numbered: bool
+    figure: go.Figure, one: HeadMap, axis: str, place: dict[str, Any], *, numbered: bool
 ) -> None:
     import plotly.graph_objects as go
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from induction_lens import checks
 from induction_lens.style.palette import (
@@ -53,7 +53,8 @@ def themed(figure: go.Figure, theme: Theme | str | None) -> go.Figure:
 
 def ink_numbers(figure: go.Figure) -> None:
     """Make the numbers in cells black or white, whichever can be read on the cell's colour."""
-    for trace in figure.data:
+    traces: Any = figure.data
+    for trace in traces:
         axis = (trace.meta or {}).get("numbers_of")
         if axis is not None:
             colors = figure.layout[axis]
