@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import inspect
 import re
 import runpy
@@ -22,9 +23,14 @@ def resolve(path):
     """The thing that a dotted name is of."""
     package, _, name = path.rpartition(".")
     try:
-        return getattr(importlib.import_module(package), name)
+        holder = importlib.import_module(package)
     except ModuleNotFoundError:
-        return getattr(resolve(package), name)
+        holder = resolve(package)
+    if hasattr(holder, name):
+        return getattr(holder, name)
+    found = importlib.util.find_spec(path)  # a module that needs a library which may not be there
+    assert found is not None, path
+    return found
 
 
 @functools.cache

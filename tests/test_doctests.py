@@ -27,8 +27,8 @@ CLASSES = {
     *("AblationMethod", "AttentionDetector", "Clamp", "Estimate", "Head", "HeadScores"),
     *("Task", "TextSource", "ToyConfig", "Trajectory"),
 }
-TAKES_LONG = {"make_runs", "measured_run", "reproduce", "train_preset"}
-"""Functions that train or track; their examples are shown and not run."""
+TAKES_LONG = {"make_runs", "measured_run", "reproduce", "save_figure", "train_preset"}
+"""Functions that train or track, or need a browser; their examples are shown and not run."""
 SLOW = {"against_size", "before_and_after", "dissociate", "family", "save_dissociation"}
 SLOW |= {"compare", "save_comparison", "same_heads", "save_family", "term_importance"}
 """Functions whose examples take seconds each."""

@@ -34,6 +34,11 @@ def themed(figure: go.Figure, theme: Theme | str | None) -> go.Figure:
 
     Raises:
         ValueError: There is no such theme.
+
+    Examples:
+        >>> figure = il.plots.head_map(il.score_heads(il.load("toy-2l"))["induction"])
+        >>> il.plots.themed(figure, "dark").layout.paper_bgcolor
+        '#12151b'
     """
     if theme is None:
         return figure

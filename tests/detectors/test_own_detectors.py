@@ -228,7 +228,7 @@ def test_an_own_detector_is_in_tables_and_figures_like_the_others():
     assert [title.text for title in table.plot().layout.annotations] == list(table)
     one = table["larger"].to_frame()
     numbers = ["score", "sem", "null", "over_null", "over_null_sem"]
-    assert list(one.columns) == ["layer", "head", *numbers]
+    assert list(one.columns) == ["model", "layer", "head", *numbers]
 
 
 @pytest.mark.parametrize("attention", ROADS)
