@@ -139,7 +139,7 @@ def _tasks(model: Any) -> list[tuple[Callable[..., Any], Good]]:
         (il.tasks.translated_sentences, {"languages": ["English", "French"], "diagonal": False}),
         (il.tasks.few_shot_prompts, {**asked, "n_items": 2, "shuffled_answers": False}),
         (il.tasks.few_shot, {**asked, "n_items": 2, "heads": "0.0", "method": "mean", "at": "all"}),
-        (il.tasks.top_heads, {"scores": ranked, "k": 2, "without": None}),
+        (il.tasks.top_heads, {"scores": ranked, "n": 2, "without": None}),
         (
             il.tasks.dose_response,
             {**asked, "ranking": ranked, "counts": [1], "method": "mean", "at": "all"},
