@@ -14,6 +14,8 @@ From activations (Olsson et al. 2022, "Head activation evaluators"):
 From weights (Elhage et al. 2021, "Copying / primitive ICL"): the eigenvalues of `W_E W_OV W_U`,
 found as those of the small matrix `W_O W_U W_E W_V`; the score is the sum of their real parts over
 the sum of their magnitudes, in [-1, 1]. Norms enter by their weights and centring, not their scale.
+`W_U` is centred over the vocabulary: what is added to all logits alike changes no prediction, and
+no score.
 """
 
 from __future__ import annotations
@@ -47,8 +49,7 @@ class CopyingMass:
         """Measure copying on these tokens, BOS at position 0."""
         self._model = model
         self._shape = shape(model)
-        W_U = unembedding(model).float()
-        self._W_U = W_U - W_U.mean(dim=1, keepdim=True)
+        self._W_U = _centred_unembedding(model)
         sizes = (self._shape.n_layers, self._shape.n_heads, len(tokens))
         self._attended = torch.zeros(sizes, dtype=torch.float64, device="cpu")
         self._all = torch.zeros(sizes, dtype=torch.float64, device="cpu")
@@ -157,6 +158,12 @@ def _distinct_tokens(
     return sample, kept, torch.stack([inverse for _, inverse in rows])
 
 
+def _centred_unembedding(model: Model) -> Float[Tensor, "d_model d_vocab"]:
+    """`W_U` without what it adds to all logits alike."""
+    W_U = unembedding(model).float()
+    return W_U - W_U.mean(dim=1, keepdim=True)
+
+
 def copying_from_weights(model: Model) -> HeadScores:
     """The eigenvalue copying score of every head, in [-1, 1] (Elhage et al. 2021).
 
@@ -169,7 +176,7 @@ def copying_from_weights(model: Model) -> HeadScores:
     Examples:
         >>> scores = il.detectors.copying_from_weights(il.load("toy-2l"))
         >>> [(str(head), round(score, 2)) for head, score in scores.top(1)]
-        [('0.7', 0.51)]
+        [('0.7', 0.92)]
     """
     values = remembered(model, COPYING_WEIGHTS.name, lambda: _shares_of_eigenvalues(model))
     name, unit = COPYING_WEIGHTS.name, COPYING_WEIGHTS.unit
@@ -180,7 +187,7 @@ def _shares_of_eigenvalues(model: Model) -> Float[Tensor, "layer head"]:
     """The sum of the eigenvalues of each head's circuit over that of their sizes."""
     sizes = shape(model)
     # d_model x d_model once, rather than d_vocab wide for every head
-    token_overlap = unembedding(model).float() @ embedding(model).float()
+    token_overlap = _centred_unembedding(model) @ embedding(model).float()
     values = torch.zeros(sizes.n_layers, sizes.n_heads, dtype=torch.float32, device="cpu")
     for layer in range(sizes.n_layers):
         W_O = output_weights(model, layer).float()
