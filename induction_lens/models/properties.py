@@ -285,7 +285,7 @@ def first_nan_layer(model: Model, tokens: Int[Tensor, "batch pos"]) -> str:
 
 
 def norm_weight(model: Model, layer: int | None) -> Tensor | None:
-    """The scale of the norm before a layer's attention (None: of the final norm).
+    """What the norm before a layer's attention (None: the final norm) multiplies each dimension by.
 
     None where the norm has no weight, or there is no norm. If it was folded into the next matrix,
     it is all ones.
@@ -293,7 +293,22 @@ def norm_weight(model: Model, layer: int | None) -> Tensor | None:
     module = untyped(model)
     norm = getattr(module, "ln_final", None) if layer is None else module.blocks[layer].ln1
     weights = (getattr(norm, name, None) for name in ("w", "weight"))
-    return next((weight for weight in weights if isinstance(weight, Tensor)), None)
+    weight = next((weight for weight in weights if isinstance(weight, Tensor)), None)
+    return 1 + weight if weight is not None and _adds_one(norm, weight) else weight
+
+
+def _adds_one(norm: Any, weight: Float[Tensor, " d_model"]) -> bool:
+    """Whether a norm multiplies by one plus its weight, as those of Gemma, Nemotron and Qwen3-Next
+    do: seen from what the wrapped module makes of numbers whose mean is zero."""
+    wrapped = getattr(norm, "original_component", None)
+    if wrapped is None:
+        return False
+    x = torch.linspace(-1, 1, len(weight), dtype=torch.float32, device=weight.device)
+    with torch.no_grad():
+        both = wrapped(torch.stack([x, torch.zeros_like(x)])[None].to(weight.dtype))[0].float()
+    made = (both[0] - both[1]) * x.square().mean().sqrt()
+    plain = (made - x * weight.detach().float()).norm()
+    return bool((made - x * (1 + weight.detach().float())).norm() < plain)
 
 
 def centres(model: Model) -> bool:
