@@ -24,7 +24,7 @@ from induction_lens.detectors.registry import COPYING, INDUCTION
 from induction_lens.detectors.scoring import prompts, score_heads
 from induction_lens.detectors.targets import induction, two_token_match
 from induction_lens.detectors.token_copying import TOKEN_COPYING
-from induction_lens.heads import HeadScores
+from induction_lens.heads import HeadScores, unmeasured
 from induction_lens.models import Model, Sequences, bos_id, device_of, ordinary_ids, shape
 
 N_TOKENS = 6
@@ -182,6 +182,10 @@ class AntiCopyingHeads(HeadKind):
             progress=progress,
         )
         matching, copying = table[INDUCTION.name], table[COPYING.name]
+        if copying.note is not None:
+            return dataclasses.replace(
+                unmeasured(matching, copying.note), name=self.name, unit="copying"
+            )
         assert matching.sem is not None
         assert copying.sem is not None
         assert matching.null is not None

@@ -99,7 +99,14 @@ from induction_lens.models.sequences import (
 )
 from induction_lens.models.surroundings import undisturbed
 from induction_lens.models.write_checks import prove_writes_land
-from induction_lens.models.written import Readout, WrittenByHeads, heads_written, readout
+from induction_lens.models.written import (
+    Readout,
+    WrittenByHeads,
+    check_written,
+    heads_written,
+    readout,
+    unlike_written,
+)
 
 __all__ = [
     "FEWEST_DOCUMENTS",
@@ -136,6 +143,7 @@ __all__ = [
     "check_causal",
     "check_device",
     "check_weights",
+    "check_written",
     "check_zero_removes",
     "checked_tokens",
     "checkpoint_files",
@@ -196,6 +204,7 @@ __all__ = [
     "unembedded_losses",
     "unembedding",
     "units_of",
+    "unlike_written",
     "untyped",
     "value_weights",
     "versions",

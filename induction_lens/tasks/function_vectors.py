@@ -25,7 +25,7 @@ from induction_lens.ablation.methods import Mean
 from induction_lens.detectors.kinds import HeadKind
 from induction_lens.detectors.measure import ratio_and_error
 from induction_lens.heads import Head, HeadScores
-from induction_lens.models import Model, output_weights, shape
+from induction_lens.models import Model, check_written, output_weights, shape
 from induction_lens.tasks.asking import Asking, Without, last_outputs
 from induction_lens.tasks.few_shot import parsed
 from induction_lens.tasks.prompting import SHOTS, few_shot_prompts
@@ -150,7 +150,8 @@ def function_vector(
         seed: Seed of the draws.
 
     Raises:
-        ValueError: As `few_shot`.
+        ValueError: As `few_shot`, or if heads do not add what they put out, through `W_O`, to the
+            residual stream.
 
     Examples:
         >>> model = il.load("toy-2l-narrow")
@@ -161,6 +162,7 @@ def function_vector(
     """
     checks.model(model)
     chosen = parsed(model, heads)
+    check_written(model, what="a function vector", scaled=False)
     prompts = few_shot_prompts(model, task, shots=shots, n_items=n_items, seed=seed)
     outputs = last_outputs(model, prompts.sequences)
     written = [

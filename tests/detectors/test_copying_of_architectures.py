@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from induction_lens import detectors
-from induction_lens.models import load_pretrained
+from induction_lens.models import load_pretrained, unlike_written
+from induction_lens.tasks.attribution import LiteralAttributionHeads
 from tests.architectures.cases import CASES
 from tests.architectures.tiny import load_plain, sample_tokens, write_folder
 
@@ -122,3 +123,58 @@ def test_scores_are_those_of_plain_code(models, name):
     assert found["copying"].values.abs().min() > 0
     assert torch.allclose(found["copying"].values, _copying(plain, tokens), atol=2e-3)
     assert torch.allclose(found["copying_weights"].values, _eigenvalue_scores(plain), atol=2e-3)
+
+
+NOT_ADDED = {
+    "gemma2": "normed or scaled before it is added",
+    "olmo2": "normed or scaled before it is added",
+    "qwen3_next, attention only": "something else than attention times values",
+    "deepseek_v3": "does not show its values",
+    "mpt clipped": "values are clipped",
+    "openai-gpt": "no final norm is seen",
+}
+
+
+@pytest.mark.parametrize("name", ["deepseek_v3", "gemma2"])
+def test_where_heads_add_something_else_nothing_is_measured(models, name):
+    _, hooked = models(name)
+    tokens = sample_tokens(0, 2)[:, :40]
+    names = ["induction", "copying", "copying_weights"]
+    found = detectors.score_heads(hooked, tokens=tokens, detectors=names)
+    for which in names[1:]:
+        assert bool(found[which].values.isnan().all())
+        assert found[which].above(0.0) == []
+        assert NOT_ADDED[name] in found[which].note
+        assert NOT_ADDED[name] in repr(found[which])
+    assert bool(found["induction"].values.isfinite().all())
+    with pytest.raises(ValueError, match="logit attribution, heads that add attention times"):
+        LiteralAttributionHeads().score(hooked)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in NOT_ADDED if name not in ("gemma2",)])
+def test_what_heads_add_is_known_of_architectures(models, name):
+    assert NOT_ADDED[name] in unlike_written(models(name)[1], scaled=True)
+
+
+def test_a_factor_that_all_heads_share_changes_no_share(models):
+    _, hooked = models("granite")
+    assert unlike_written(hooked, scaled=True) is None
+    assert "normed or scaled" in unlike_written(hooked)
+    tokens = sample_tokens(0, 2)[:, :40]
+    found = detectors.score_heads(hooked, tokens=tokens, detectors=["copying"])["copying"]
+    assert torch.allclose(found.values, _copying(models("granite")[0], tokens), atol=2e-3)
+
+
+def test_hooks_of_others_are_not_taken_for_the_architecture(models):
+    _, hooked = models("llama grouped")
+    hooked.blocks[0].attn.hook_q.add_hook(lambda activation, hook: activation)
+    fired = []
+    hooked.blocks[1].attn.hook_z.add_hook(lambda z, hook: fired.append(1) or 0 * z)
+    try:
+        assert unlike_written(hooked) is None
+        assert fired == []
+        hooked(sample_tokens(0, 1)[:, :5])
+        assert fired == [1]
+    finally:
+        hooked.reset_hooks()
