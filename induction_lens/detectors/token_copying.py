@@ -41,6 +41,7 @@ from induction_lens.models import (
     shape,
     tokenizer_of,
 )
+from induction_lens.models.encoding import encode
 
 ENTITIES = (2, 3, 4, 5)
 """Tokens in what is copied, each length as often as the others."""
@@ -198,7 +199,7 @@ def _newline(model: Model) -> int | None:
     tokenizer = tokenizer_of(model)
     if tokenizer is None:
         return None
-    ids = tokenizer("\n", add_special_tokens=False)["input_ids"]
+    [ids] = encode(["\n"], tokenizer)
     return ids[0] if len(ids) == 1 and ids[0] < shape(model).d_vocab else None
 
 

@@ -85,6 +85,7 @@ def heads_written(
 
     Raises:
         InterventionError: If the model does not run through a layer's pattern.
+        ValueError: If activations are not finite.
     """
     seen: dict[tuple[Site, int], Tensor] = {}
 
@@ -122,7 +123,7 @@ def unlike_written(model: Model, *, scaled: bool = False) -> str | None:
         scaled: Whether it may be all that times one positive number in each layer.
 
     Raises:
-        ValueError: If weights are not finite.
+        ValueError: If weights or activations are not finite.
     """
     return remembered(model, ("written", scaled), lambda: _unlike_written(model, scaled))
 
@@ -215,6 +216,11 @@ def _unlike_products(layer: int, pattern: Tensor, value: Tensor, z: Tensor) -> s
     """Why heads put out something else than their pattern times the values."""
     if value.shape != z.shape:
         return f"the values of layer {layer} are not as wide as what its heads put out"
+    if not bool(torch.isfinite(z).all()):
+        raise ValueError(
+            f"expected finite activations, got NaN or infinite ones in layer {layer}; load the "
+            "model in float32"
+        )
     if _same(pattern @ value, z):
         return None
     return f"heads of layer {layer} put out something else than attention times values"

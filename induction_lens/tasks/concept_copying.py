@@ -29,6 +29,7 @@ from induction_lens.detectors.token_copying import (
 )
 from induction_lens.heads import HeadScores
 from induction_lens.models import Model, model_name, prove_writes_land, running, shape, tokenizer_of
+from induction_lens.models.encoding import encode
 from induction_lens.tasks.words import words
 
 _FEWEST = 2  # entities of one length
@@ -100,8 +101,7 @@ class ConceptCopyingHeads(HeadKind):
         named = self.entities
         listed = words("entity") + words("identifier") if named is None else list(named)
         found: dict[int, list[list[int]]] = {}
-        for entity in listed:
-            ids = tokenizer(f" {entity}", add_special_tokens=False)["input_ids"]
+        for ids in encode([f" {entity}" for entity in listed], tokenizer):
             if len(ids) in ENTITIES and max(ids) < shape(model).d_vocab:
                 found.setdefault(len(ids), []).append(ids)
         several = {n: torch.tensor(ids) for n, ids in sorted(found.items()) if len(ids) >= _FEWEST}

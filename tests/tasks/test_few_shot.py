@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 
 import pandas as pd
@@ -11,6 +12,7 @@ from tokenizers import pre_tokenizers
 
 import induction_lens as il
 from induction_lens.heads import Head
+from induction_lens.models import bos_id
 from induction_lens.tasks import Task, few_shot, few_shot_prompts
 from induction_lens.tasks.asking import Asking, Without
 from induction_lens.tasks.scoring import answered
@@ -168,6 +170,27 @@ def test_tokens_are_those_of_the_text_and_positions_are_found():
         assert model.tokenizer.decode([ids[place] for place in places]).strip() == "A:"
         answer = model.tokenizer.decode([int(prompts.answers[row])])
         assert f" {prompts.items[row].answer}".startswith(answer)
+
+
+def test_a_tokenizer_that_was_used_before_gives_the_same_prompts_and_stays_as_it_was():
+    model = hugging_face_model("gpt2")
+    task = Task.from_pairs("plurals", [*PLURALS.items(), ("<s>a", "<s>as")])
+    plain = few_shot_prompts(model, task, shots=2)
+    own = model.tokenizer
+    model.tokenizer = used = copy.deepcopy(own)
+    used.padding_side, used.truncation_side = "left", "left"
+    used.backend_tokenizer.enable_truncation(3)
+    used.backend_tokenizer.enable_padding(length=40)
+    used.backend_tokenizer.model.dropout = 0.7
+    before = used.backend_tokenizer.to_str()
+    try:
+        assert few_shot_prompts(model, task, shots=2).ids == plain.ids
+        assert used.backend_tokenizer.to_str() == before
+    finally:
+        model.tokenizer = own
+    read = [model.tokenizer.decode(ids[1:]) for ids in plain.ids]
+    assert read == list(plain.texts)
+    assert all(bos_id(model) not in ids[1:] for ids in plain.ids)  # <s> is text there
 
 
 def test_draws_go_by_the_seed():
