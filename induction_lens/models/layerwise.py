@@ -270,8 +270,10 @@ class LayerByLayer(Run):
         block, cfg = self._model.blocks[layer], self._model.cfg
         if getattr(cfg, "attn_only", False):
             return middle
-        parallel = getattr(cfg, "parallel_attn_mlp", False)
-        return middle + _mlp(block.mlp, block.ln2(before if parallel else middle))
+        if getattr(cfg, "parallel_attn_mlp", False):
+            shared = getattr(block, "ln2", block.ln1)  # attention's, in models with one norm a layer
+            return middle + _mlp(block.mlp, shared(before))
+        return middle + _mlp(block.mlp, block.ln2(middle))
 
     def final_norm(
         self, residual: Float[Tensor, "batch read_pos d_model"]
