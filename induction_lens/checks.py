@@ -24,6 +24,7 @@ T = TypeVar("T")
 Name = TypeVar("Name", bound=str)
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
+_LONGEST_SAID = 120
 _LONGEST_NAME = 255  # bytes: what file systems take
 _SHOWN_WHOLE = (str, bytes, Number, tuple, list, dict, set, Path)
 # torch's generators take no larger ones, and NumPy's none below zero
@@ -40,6 +41,15 @@ def shown(value: object) -> str:
     if plain is None or isinstance(plain, _SHOWN_WHOLE):
         return " ".join(_SHORT.repr(plain).split())
     return with_article(type(plain).__name__)
+
+
+def first_line(error: BaseException) -> str:
+    """The class of an error and the first line of what it says, as messages show it."""
+    lines = str(error).strip().splitlines()
+    said = lines[0].strip() if lines else ""
+    if len(said) > _LONGEST_SAID:
+        said = said[:_LONGEST_SAID] + "…"
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def with_article(noun: str) -> str:

@@ -19,12 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from induction_lens.checks import first_line
+
 SPARE_DISK = 64 * 2**20
 """Bytes that stay free when a download is done."""
 WAITS = (1.0, 4.0)
 """Seconds before a download is tried again after an error of the hub's own (5xx), which its client
 does not try again."""
-_LONGEST = 160
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _BLOCK = 1 << 20
 _SAFETENSORS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
@@ -254,7 +255,7 @@ def _explained(repo: str, revision: str | None, error: Exception) -> str:
         )
     return (
         f"expected an answer of the hub for {where}, got none that can be used "
-        f"({_first_line(error)}); check the network, HF_ENDPOINT and HF_HUB_OFFLINE, and run the "
+        f"({first_line(error)}); check the network, HF_ENDPOINT and HF_HUB_OFFLINE, and run the "
         "same again: what is there is kept"
     )
 
@@ -267,12 +268,6 @@ def _is_the_hubs_own(error: HubError) -> bool:
 def _nearest(wanted: str, names: Iterable[str]) -> str:
     near = nearest(wanted, names)
     return f"the nearest are {', '.join(near)}" if near else "see which branches it has on the hub"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    said = (lines[0].strip() if lines else "")[:_LONGEST]
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def _is_there(path: Path, file: HubFile) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -70,19 +70,43 @@ def ablate_each_head(
     estimates = HeadEstimates(measured_on.sequences.documents, measured_on.at.late)
     options: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
     if not checks.flag("exact", exact):
-        options["allocation"] = UntilDecided(
-            measured_on.scores,
-            measured_on.sequences.documents,
-            measured_on.at.late,
-            heads=range(len(jobs)),
-            estimates=estimates,
-            first=FEWEST_EXACT,
-            least=FIRST_PART,
+        options["allocation"] = until_decided(
+            measured_on, estimates, heads=range(len(jobs)), by_first_order=True
         )
         options["prepared"] = first_order_into(estimates, model, measured_on, progress=progress)
     losses = measured_on.losses(model, jobs, **options)
     effects = single_head_effects(model, chosen, measured_on, losses, estimates)
     return replace(effects, provenance=provenance_of(model, measured_on.sequences))
+
+
+def until_decided(
+    measured_on: MeasuredText,
+    estimates: HeadEstimates,
+    *,
+    heads: range,
+    tested: Mapping[int, int] | None = None,
+    by_first_order: bool,
+) -> UntilDecided:
+    """How many sequences jobs are measured on that include each head alone.
+
+    Args:
+        measured_on: The text and the ICL score.
+        estimates: What is known of each head.
+        heads: The jobs of one head each.
+        tested: For each job of a control set, that of the tested set.
+        by_first_order: Whether effects to first order are added to what is known of heads, so that
+            fewer sequences are enough to begin with.
+    """
+    return UntilDecided(
+        measured_on.scores,
+        measured_on.sequences.documents,
+        measured_on.at.late,
+        tested=tested or {},
+        heads=heads,
+        estimates=estimates,
+        first=FEWEST_EXACT if by_first_order else FIRST_PART,
+        least=FIRST_PART,
+    )
 
 
 def first_order_into(

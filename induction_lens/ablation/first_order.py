@@ -4,7 +4,7 @@ The score is a sum of losses with weights, so one backward pass gives its slope 
 of every layer puts out. What an ablation changes there, times the slope, is its effect to first
 order: exact for small changes, and wrong by whatever attention, norms and MLPs bend. It is never
 reported by itself. Measured on many sequences, it takes part of the chance out of exact effects
-that were measured on few of them (see `estimates.control_variate_mean`).
+that were measured on few of them (see `control_variates.control_variate_mean`).
 """
 
 from __future__ import annotations

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from induction_lens.ablation.allocation import FIRST_PART, UntilDecided
 from induction_lens.ablation.each_head import (
     first_order_into,
     single_head_effects,
     single_head_jobs,
+    until_decided,
 )
-from induction_lens.ablation.first_order import FEWEST_EXACT, pays
+from induction_lens.ablation.first_order import pays
 from induction_lens.ablation.head_estimates import HeadEstimates
 from induction_lens.ablation.measured_text import MeasuredText
 from induction_lens.ablation.methods import AblationMethod
@@ -58,18 +58,11 @@ def studies_and_single_heads(
         tested |= dict.fromkeys(range(first + 1, first + 1 + len(controls)), first)
         first += 1 + len(controls)
     jobs += single_head_jobs(model, alone_by, measured_on, rough=rough)
-    documents, late = measured_on.sequences.documents, measured_on.at.late
-    estimates = HeadEstimates(documents, late)
+    estimates = HeadEstimates(measured_on.sequences.documents, measured_on.at.late)
     by_first_order = pays(len(jobs) - first, len(measured_on.sequences))
-    until_decided = UntilDecided(
-        measured_on.scores,
-        documents,
-        late,
-        tested=tested,
-        heads=range(first, len(jobs)),
-        estimates=estimates,
-        first=FEWEST_EXACT if by_first_order else FIRST_PART,
-        least=FIRST_PART,
+    heads = range(first, len(jobs))
+    allocation = until_decided(
+        measured_on, estimates, heads=heads, tested=tested, by_first_order=by_first_order
     )
     options = {"first": first, "rough": rough, "progress": progress}
     take_first_order = first_order_into(estimates, model, measured_on, **options)
@@ -78,7 +71,7 @@ def studies_and_single_heads(
     clean, losses = measured_on.losses(
         model,
         jobs,
-        allocation=UntilStopped(until_decided, stopping, widest),
+        allocation=UntilStopped(allocation, stopping, widest),
         prepared=take_first_order if by_first_order else None,
         batch_size=None,
         progress=progress,

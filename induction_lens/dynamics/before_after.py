@@ -38,7 +38,7 @@ def before_and_after_training(
 
     Args:
         run: A trajectory, as `track` makes it.
-        after: The model at the end of the change, such as `toys.load` of one of its snapshots:
+        after: The model at the end of the change, such as `il.load` of the folder of a snapshot:
             heads are knocked out of this one.
         before: The step of the snapshot before the change.
         text: The text that `track` was given; None: it drew its own.

@@ -400,6 +400,6 @@ def _read_parquet(file: Path, *, column: str) -> list[str]:
             check_column(column, opened.schema_arrow.names, str(file))
             values = opened.read(columns=[column]).column(column).to_pylist()
     except (ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = checks.first_line(error)
         raise ValueError(f"expected a Parquet file, got {file} ({reason})") from error
     return strings_in(values, column=column, where=str(file))

@@ -33,8 +33,10 @@ class MarkovChains(Language):
         checks.whole_number("n_states", self.n_states, least=2)
         checks.real_number("concentration", self.concentration, above=0, remedy="for instance 1.0")
 
-    lag = 1
-    """How far back the token is that the next one depends on."""
+    @property
+    def lag(self) -> int:
+        """How far back the token is that the next one depends on."""
+        return 1
 
     @property
     def d_vocab(self) -> int:
@@ -128,7 +130,7 @@ class InterleavedChains(MarkovChains):
         checks.whole_number("n_chains", self.n_chains, least=1)
 
     @property
-    def lag(self) -> int:  # type: ignore[override]
+    def lag(self) -> int:
         """As many as there are chains."""
         return self.n_chains
 

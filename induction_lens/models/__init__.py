@@ -38,7 +38,7 @@ from induction_lens.models.hooks import (
 )
 from induction_lens.models.in_memory import is_transformers_model, load_in_memory
 from induction_lens.models.inside import Projector
-from induction_lens.models.layerwise import Layer, LayerByLayer, run
+from induction_lens.models.layerwise import Layer, LayerByLayer
 from induction_lens.models.own_format import checkpoint_files, is_own_format, load_own_format
 from induction_lens.models.passes import (
     UNEMBED,
@@ -86,6 +86,7 @@ from induction_lens.models.properties import (
 from induction_lens.models.provenance import known_weights_hash, provenance_of, versions
 from induction_lens.models.relative import rotations
 from induction_lens.models.remembered import remembered
+from induction_lens.models.roads import run
 from induction_lens.models.rotary import rotate, rotate_halves
 from induction_lens.models.rounding import has_bfloat16, rounded
 from induction_lens.models.run import Run, Whole

@@ -15,10 +15,12 @@ from typing import Any
 
 import torch
 
+from induction_lens import hub
+from induction_lens.checks import first_line
 from induction_lens.models.adapters import ADAPTER, WEIGHTS, Adapter, read_adapter
 from induction_lens.models.families import STATE_SPACE, is_known, is_state_space, other_family
 from induction_lens.models.memory import check_memory, parameters_in
-from induction_lens.models.refusing import Refused, first_line, refusing
+from induction_lens.models.refusing import Refused, refusing
 from induction_lens.models.surroundings import pickles_hold_weights_only
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
@@ -199,6 +201,25 @@ def _config_in(folder: Path) -> Path:
     return folder / _CONFIG
 
 
+def downloaded(name: str, revision: str) -> Path:
+    """A folder with the files of a revision, downloaded to the usual cache if they are not there.
+
+    Raises:
+        ValueError: There is no such revision (the nearest are named), or no answer of the hub.
+    """
+    from huggingface_hub import snapshot_download
+
+    commit = hub.resolved(name, revision)
+    files = hub.model_files([file.path for file in hub.files(name, commit)])
+    if not files:
+        raise Refused(
+            f"expected a model (config.json and weights) in {name} at {revision}, got none; pass a "
+            "revision that holds one"
+        )
+    with hub.explaining(name, revision):
+        return Path(snapshot_download(name, revision=commit, allow_patterns=files))
+
+
 def _config_on_hub(name: str) -> Path:
     from transformers.utils.hub import cached_file
 
@@ -229,8 +250,6 @@ def _base_of(adapter: Adapter) -> str:
     """The folder or the name of the base model; a revision of it is downloaded."""
     if adapter.revision is None or Path(adapter.base).exists():
         return adapter.base
-    from induction_lens.models.pretrained import downloaded
-
     return str(downloaded(adapter.base, adapter.revision))
 
 

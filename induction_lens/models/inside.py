@@ -16,8 +16,9 @@ from torch import Tensor
 
 from induction_lens.models.exclusive import undone
 from induction_lens.models.hooks import InterventionError, Model, device_of, installed, untyped
-from induction_lens.models.layerwise import LayerByLayer, run
+from induction_lens.models.layerwise import LayerByLayer
 from induction_lens.models.projections import AttentionInputs
+from induction_lens.models.roads import run
 
 
 class Projector:

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from induction_lens import hub
-from induction_lens.models.checkpoint import Checkpoint, open_checkpoint
+from induction_lens.checks import first_line
+from induction_lens.models.checkpoint import Checkpoint, downloaded, open_checkpoint
 from induction_lens.models.classes import (
     HAS_HOOKED_TRANSFORMER,
     bridge_class,
@@ -31,7 +31,6 @@ from induction_lens.models.hooks import Model
 from induction_lens.models.own_format import is_own_format, load_own_format
 from induction_lens.models.refusing import (
     Refused,
-    first_line,
     is_out_of_memory,
     out_of_memory,
     refusing,
@@ -153,25 +152,6 @@ def checkpoint_revision(name: str, checkpoint: int) -> str:
         f"expected a checkpoint of Pythia, of stanford-crfm's GPT-2 or in TransformerLens's own "
         f"format, got {name}; name its branch with revision"
     )
-
-
-def downloaded(name: str, revision: str) -> Path:
-    """A folder with the files of a revision, downloaded to the usual cache if they are not there.
-
-    Raises:
-        ValueError: There is no such revision (the nearest are named), or no answer of the hub.
-    """
-    from huggingface_hub import snapshot_download
-
-    commit = hub.resolved(name, revision)
-    files = hub.model_files([file.path for file in hub.files(name, commit)])
-    if not files:
-        raise Refused(
-            f"expected a model (config.json and weights) in {name} at {revision}, got none; pass a "
-            "revision that holds one"
-        )
-    with hub.explaining(name, revision):
-        return Path(snapshot_download(name, revision=commit, allow_patterns=files))
 
 
 def _refuse_for_own_format(name: str, revision: str | None, device_map: Any) -> None:

@@ -50,14 +50,14 @@ class AttentionInputs:
 
 
 def projections(attention: Any) -> Weights:
-    """The weights and biases of queries, keys and values."""
-    return [
-        (
-            getattr(attention, f"W_{name}").detach().transpose(0, 1).flatten(1),
-            getattr(attention, f"b_{name}").detach().flatten(),
-        )
-        for name in "QKV"
-    ]
+    """The weights and biases of queries, keys and values; zeros where a bridge has no bias."""
+    made: Weights = []
+    for name in "QKV":
+        weight = getattr(attention, f"W_{name}").detach().transpose(0, 1).flatten(1)
+        bias = getattr(attention, f"b_{name}")
+        none = weight.new_zeros(weight.shape[1])
+        made.append((weight, none if bias is None else bias.detach().flatten()))
+    return made
 
 
 @dataclass(frozen=True)

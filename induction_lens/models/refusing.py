@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-_LONGEST = 120
+from induction_lens.checks import first_line
 
 
 class Refused(ValueError):  # noqa: N818
@@ -46,12 +46,3 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and (
         "not enough memory" in str(error) or "can't allocate memory" in str(error)
     )
-
-
-def first_line(error: BaseException) -> str:
-    """The class of an error and the first line of what it says."""
-    lines = str(error).strip().splitlines()
-    said = lines[0].strip() if lines else ""
-    if len(said) > _LONGEST:
-        said = said[:_LONGEST] + "…"
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__

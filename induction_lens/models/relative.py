@@ -15,9 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from induction_lens.models.hooks import Model, device_of, untyped
-from induction_lens.models.layerwise import LayerByLayer, run
+from induction_lens.models.layerwise import LayerByLayer
 from induction_lens.models.passes import tolerance
 from induction_lens.models.properties import ordinary_ids, query_weights, residual_scale, shape
+from induction_lens.models.roads import run
 
 _NO_ROTATION = ("standard", "shortformer", "none", "alibi")
 

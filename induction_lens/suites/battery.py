@@ -32,7 +32,7 @@ from induction_lens.suites.member import (
     read_member,
     write_member,
 )
-from induction_lens.tracking.engines import Engine
+from induction_lens.tracking.engine import Engine
 
 SEQ_LEN = 512
 """Tokens in a sequence of text where every context is as long."""

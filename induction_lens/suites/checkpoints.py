@@ -7,7 +7,7 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +157,10 @@ class SuiteMoment(Moment):
     def digest(self) -> str:
         """Of its weight files."""
         return self.checkpoint.digest
+
+    def downloaded_to(self, work: Path) -> SuiteMoment:
+        """As `Moment.downloaded_to`."""
+        return replace(self, work=work, keep=False)
 
     def opened(self, device: Any) -> Any:
         """Download and load it."""

@@ -34,7 +34,8 @@ from induction_lens.suites.drawing import size_figure
 from induction_lens.suites.member import Member
 from induction_lens.suites.trend import Trend, trend
 from induction_lens.toys.snapshots import CONFIG
-from induction_lens.tracking.engines import Engine, as_engine
+from induction_lens.tracking.engine import Engine
+from induction_lens.tracking.engines import as_engine
 from induction_lens.tracking.track import TRACKED
 from induction_lens.tracking.trajectory import TRAJECTORY, Trajectory
 

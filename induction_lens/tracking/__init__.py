@@ -1,7 +1,7 @@
 """Measuring a model over its training: snapshot by snapshot, and what its end depends on."""
 
 from induction_lens.tracking.choice import chosen_steps
-from induction_lens.tracking.engines import Engine
+from induction_lens.tracking.engine import Engine
 from induction_lens.tracking.experiment import make_runs
 from induction_lens.tracking.language_runs import (
     LanguageTrajectory,

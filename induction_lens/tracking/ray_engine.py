@@ -8,7 +8,6 @@ elsewhere. No path is shared, but the folders of a suite of folders.
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ from typing import Any
 import torch
 
 from induction_lens import checks
-from induction_lens.tracking.engines import Engine, Result, measure_moment
+from induction_lens.checks import first_line
+from induction_lens.tracking.engine import Engine, Result, measured
 from induction_lens.tracking.moments import Moment
 
 
@@ -99,7 +99,7 @@ class RayEngine(Engine):
         except Exception as error:
             raise ValueError(
                 f"expected a Ray cluster at {self.address or 'RAY_ADDRESS'}, got none "
-                f"({_first_line(error)}); start one with ray up, or pass engine='local'"
+                f"({first_line(error)}); start one with ray up, or pass engine='local'"
             ) from error
 
 
@@ -123,7 +123,7 @@ def _got(ray: Any, reference: Any, name: str) -> Any:
         raise
     except ray.exceptions.RayError as error:
         raise ValueError(
-            f"expected the cluster to measure {name}, got none that does ({_first_line(error)}); "
+            f"expected the cluster to measure {name}, got none that does ({first_line(error)}); "
             "what is measured is kept: run the same again when it is back"
         ) from error
 
@@ -137,14 +137,5 @@ def _done(job: Any, given: Any) -> Any:
 
 def _measured(moment: Moment, shared: Any) -> Result:
     """Download a moment to a folder of this machine, and measure it."""
-    asked, info, material, device = shared
     with tempfile.TemporaryDirectory(prefix="induction-lens-") as folder:
-        here = moment
-        if hasattr(moment, "work"):
-            here = dataclasses.replace(moment, work=Path(folder), keep=False)  # type: ignore[type-var]
-        return measure_moment(here, asked, info=info, material=material, device=device)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__
+        return measured(moment.downloaded_to(Path(folder)), shared)

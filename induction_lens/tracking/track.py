@@ -35,7 +35,8 @@ from induction_lens.models import check_device
 from induction_lens.progress import progress_bar
 from induction_lens.seals import read_json, read_tensors, save_tensors, write_json
 from induction_lens.tracking.choice import Checkpoints
-from induction_lens.tracking.engines import Engine, Result, as_engine, measure_moment
+from induction_lens.tracking.engine import Engine, Result, measure_moment
+from induction_lens.tracking.engines import as_engine
 from induction_lens.tracking.measures import (
     N_SEQUENCES,
     Asked,

@@ -1,7 +1,7 @@
 """Training the models that ship with the package, from nothing but installed Python.
 
 1. Read the training part of the corpus, mix the files, learn a tokenizer, pack the text.
-2. Build the model and train it (`train.train`).
+2. Build the model and train it (`training.train`).
 3. Measure the loss and the in-context learning score on held-out files.
 4. Write the model with a card that says all of this.
 """

@@ -454,7 +454,7 @@ def test_an_interrupt_at_any_line_leaves_nothing_behind(method):
     places: list[tuple[str, int]] = []
     _traced(work, places.append)
     last = {place: count for count, place in enumerate(places, start=1)}
-    acting = ("context.py", "exclusive.py", "calls.py", "hooks.py", "layerwise.py", "run.py")
+    acting = ("context.py", "exclusive.py", "calls.py", "hooks.py", "layerwise.py", "roads.py")
     counts = sorted(count for (file, _), count in last.items() if file.endswith(acting))
     for count in counts:
         _interrupt(work, count)

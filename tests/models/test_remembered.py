@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import induction_lens as il
-from induction_lens.models import HAS_HOOKED_TRANSFORMER, layerwise, remembered
+from induction_lens.models import HAS_HOOKED_TRANSFORMER, remembered, roads
 from induction_lens.toys.model import ToyConfig, build_toy
 
 IMPLEMENTATIONS = ["hooked", "bridge"] if HAS_HOOKED_TRANSFORMER else ["bridge"]
@@ -103,13 +103,13 @@ def test_a_pass_and_its_mode_are_no_change(model):
 
 
 def test_layers_are_compared_once(model, monkeypatch):
-    compared, logits_at = [], layerwise.logits_at
+    compared, logits_at = [], roads.logits_at
 
     def counted(*arguments):
         compared.append(1)
         return logits_at(*arguments)
 
-    monkeypatch.setattr(layerwise, "logits_at", counted)
+    monkeypatch.setattr(roads, "logits_at", counted)
     first = il.per_token_loss(model, TOKENS, progress=False)
     assert il.per_token_loss(model, TOKENS, progress=False).equal(first) is False  # NaN at BOS
     assert len(compared) == 1

@@ -165,6 +165,7 @@ CONFIGS = {
         PLAIN,
     ),
     "neox": (transformers.GPTNeoXConfig(**SIZES), PLAIN),
+    "phi": (transformers.PhiConfig(**SIZES), PLAIN),  # one norm for attention and the MLP
     "gemma2": (
         transformers.Gemma2Config(**SIZES, head_dim=8, num_key_value_heads=2, sliding_window=100),
         SPECIAL,
@@ -178,6 +179,18 @@ def test_hugging_face_architectures(name):
     config, layer_by_layer = CONFIGS[name]
     model = loaded_from_config(config)
     agree(model, _tokens(97), layer_by_layer=layer_by_layer)
+
+
+@pytest.mark.parametrize("config", [CONFIGS["llama"][0], CONFIGS["phi"][0]], ids=["llama", "phi"])
+def test_queries_are_projected_with_and_without_biases(config):
+    """No hook has to stop a block: bridges have None where a model has no biases."""
+    model, tokens = loaded_from_config(config), _tokens(97)
+    with torch.no_grad():
+        expected = model(tokens)
+    with run(model, tokens, unembeds=True) as road:
+        assert road.hooks() == []
+        logits = road.unembed(road.final_norm(road.through(tokens)))
+    assert torch.allclose(logits, expected, atol=1e-5, rtol=1e-5)
 
 
 def _late_hook(x, hook):

@@ -21,7 +21,7 @@ from induction_lens.tracking.trajectory import Trajectory
 runs = importlib.import_module("induction_lens.tracking.runs")
 tracking = importlib.import_module("induction_lens.tracking.track")
 measures = importlib.import_module("induction_lens.tracking.measures")
-engines = importlib.import_module("induction_lens.tracking.engines")
+engine = importlib.import_module("induction_lens.tracking.engine")
 TRAINING = torch.arange(300).view(10, 30) % 31
 
 
@@ -56,7 +56,7 @@ def run(model, tmp_path) -> Path:
 def counted(monkeypatch) -> Counter:
     """How often the end, and each snapshot, was measured."""
     made = Counter()
-    end, snapshot = runs.measure_end, engines.measure_model
+    end, snapshot = runs.measure_end, engine.measure_model
 
     def count_end(*arguments, **options):
         made["end"] += 1
@@ -67,7 +67,7 @@ def counted(monkeypatch) -> Counter:
         return snapshot(*arguments, **options)
 
     monkeypatch.setattr(runs, "measure_end", count_end)
-    monkeypatch.setattr(engines, "measure_model", count_snapshot)
+    monkeypatch.setattr(engine, "measure_model", count_snapshot)
     return made
 
 
