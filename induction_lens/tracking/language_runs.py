@@ -3,9 +3,9 @@
 On the same fresh sequences at every snapshot:
 
 - the loss of each kind of token, beside the losses of the language's best predictor and of lesser
-  ones (`Language.reference_losses`);
-- the attention of every head on the language's matches (`Language.matches`), on previous tokens, on
-  what followed earlier copies (induction) and on duplicates;
+  ones (`SolvedLanguage.reference_losses`);
+- the attention of every head on the language's matches (`SolvedLanguage.matches`), on previous
+  tokens, on what followed earlier copies (induction) and on duplicates;
 - the K-composition of every pair of heads, from the weights.
 """
 
@@ -25,7 +25,7 @@ from induction_lens import checks
 from induction_lens.circuits import composition
 from induction_lens.detectors import AttentionDetector, score_heads
 from induction_lens.heads import Head
-from induction_lens.languages import Language
+from induction_lens.languages import SolvedLanguage
 from induction_lens.metrics import per_token_loss
 from induction_lens.packing import Comparable
 from induction_lens.progress import progress_bar
@@ -201,7 +201,7 @@ class LanguageTrajectory(Comparable):
 
 def track_language(
     run: str | Path | TrainingRun,
-    language: Language,
+    language: SolvedLanguage,
     *,
     n_sequences: int = 64,
     seq_len: int | None = None,
@@ -232,7 +232,8 @@ def track_language(
         >>> [round(of_tokens["all"], 1) for of_tokens in found.references.values()]
         [1.2, 1.4]
     """
-    checks.instance("language", language, Language, "for instance TwoAlphabets()")
+    remedy = "for instance TwoAlphabets(); of text and of mixtures the best predictor is not known"
+    checks.instance("language", language, SolvedLanguage, remedy)
     snapshots = snapshots_of(run)
     config = snapshots[0].config
     seed = checks.whole_number("seed", seed, least=0, most=2**20 - 1)
@@ -270,7 +271,7 @@ def track_language(
     )
 
 
-def language_detectors(language: Language) -> list[AttentionDetector]:
+def language_detectors(language: SolvedLanguage) -> list[AttentionDetector]:
     """A detector for each of the language's matches.
 
     Examples:
@@ -290,7 +291,7 @@ def language_detectors(language: Language) -> list[AttentionDetector]:
 
 
 def _measure(
-    model: Any, language: Language, tokens: Tensor, clamps: tuple[Clamp, ...]
+    model: Any, language: SolvedLanguage, tokens: Tensor, clamps: tuple[Clamp, ...]
 ) -> dict[str, Any]:
     """What one snapshot gives."""
     composed = composition(model, n_draws=200)
@@ -320,7 +321,7 @@ def _measure(
     }
 
 
-def _references(language: Language, tokens: Tensor) -> dict[str, dict[str, float]]:
+def _references(language: SolvedLanguage, tokens: Tensor) -> dict[str, dict[str, float]]:
     groups = language.token_groups(tokens)
     return {
         predictor: {kind: losses[among].mean().item() for kind, among in groups.items()}

@@ -168,6 +168,7 @@ def test_detectors_of_chains_find_what_followed_the_state_that_the_next_depends_
     [
         ({"language": Copies(n_letters=40)}, "expected a language of at most 15 tokens"),
         ({"language": "copies"}, "expected language to be"),
+        ({"language": il.languages.Mixture([LANGUAGE])}, "the best predictor is not known"),
         ({"n_sequences": 1}, "expected n_sequences to be"),
         ({"seq_len": 20}, "expected seq_len to be"),
         ({"seed": 2**20}, "expected seed to be"),
