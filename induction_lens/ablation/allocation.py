@@ -4,7 +4,8 @@ Sequences are taken in parts that double: 16, 16, 32, 64 and so on. After each p
 on only where more sequences can change what it is measured for:
 
 - a control set, while it is not told from the tested set which of the two has the larger effect:
-  their rank is known once it is;
+  their rank is known once it is. What both are to first order takes part of the chance out of
+  their difference;
 - one head alone, while it may still be the one whose ablation has the largest effect, or has been
   measured on few sequences and its effect to first order says little (see `first_order`).
 
@@ -25,7 +26,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from induction_lens.ablation.head_estimates import HeadEstimates
+from induction_lens.ablation.effect_estimates import EffectEstimates
 from induction_lens.estimates import simultaneous_quantile
 from induction_lens.estimators import Losses
 
@@ -91,9 +92,8 @@ class UntilDecided(Allocation):
     """For each control set, the tested set that it is compared with."""
     heads: Sequence[int] = ()
     """The ablations of one head each."""
-    estimates: HeadEstimates | None = None
-    """What is known of each head, in the order of `heads`; None: only its mean on text without
-    documents."""
+    estimates: EffectEstimates | None = None
+    """What is known of each ablation; None: only its mean."""
     first: int = FIRST_PART
     """Sequences in the first part."""
     least: int = 0
@@ -113,20 +113,20 @@ class UntilDecided(Allocation):
         ended = {
             index
             for index, tested in self.tested.items()
-            if index in effects and self._told(effects[tested] - effects[index])
+            if index in effects and self._told(tested, index, effects[tested] - effects[index])
         }
         of_heads = {index: effects[index] for index in self.heads if index in effects}
         ended |= {
             index
             for index in self._beaten(of_heads)
-            if not few or self._known(self._place(index), effects[index])
+            if not few or self._known(index, effects[index])
         }
         return [index for index in active if index not in ended]
 
-    def _told(self, difference: Float[Tensor, " batch"]) -> bool:
-        """Whether a mean is told from zero, or known to be negligible, among as many as there are
-        control sets."""
-        mean, error, n_units = HeadEstimates(self.documents, self.late).of(0, difference)
+    def _told(self, tested: int, control: int, difference: Float[Tensor, " batch"]) -> bool:
+        """Whether the tested set's effect less a control set's is told from zero, or known to be
+        negligible, among as many as there are control sets."""
+        mean, error, n_units = self._estimates.of(tested, difference, less=control)
         reach = simultaneous_quantile(len(self.tested), n_units) * error
         return abs(mean) > reach or abs(mean) + reach < NEGLIGIBLE
 
@@ -135,7 +135,7 @@ class UntilDecided(Allocation):
         negligible."""
         if not effects:
             return set()
-        known = [self._estimates.of(self._place(index), some) for index, some in effects.items()]
+        known = [self._estimates.of(index, some) for index, some in effects.items()]
         numbers = torch.tensor(known, dtype=torch.float64, device="cpu")
         means, errors, n_units = numbers.unbind(1)
         reach = simultaneous_quantile(len(self.heads), int(n_units.min())) * errors
@@ -147,16 +147,13 @@ class UntilDecided(Allocation):
             if not may_be[place] or place not in largest
         }
 
-    def _known(self, place: int, effects: Float[Tensor, " n"]) -> bool:
+    def _known(self, index: int, effects: Float[Tensor, " n"]) -> bool:
         """Whether few exact passes are enough: the first order spares others, or what they would
         change is negligible."""
-        _, error, n_units = self._estimates.of(place, effects)
+        _, error, n_units = self._estimates.of(index, effects)
         reach = simultaneous_quantile(1, n_units) * error
-        return reach < NEGLIGIBLE or self._estimates.gained(place, effects)
-
-    def _place(self, index: int) -> int:
-        return self.heads.index(index)
+        return reach < NEGLIGIBLE or self._estimates.gained(index, effects)
 
     @property
-    def _estimates(self) -> HeadEstimates:
-        return self.estimates or HeadEstimates(self.documents, self.late)
+    def _estimates(self) -> EffectEstimates:
+        return self.estimates or EffectEstimates(self.documents, self.late)

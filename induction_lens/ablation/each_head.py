@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from induction_lens import checks
 from induction_lens.ablation.allocation import FIRST_PART, UntilDecided
-from induction_lens.ablation.first_order import FEWEST_EXACT, first_order_effects
-from induction_lens.ablation.head_estimates import HeadEstimates
+from induction_lens.ablation.effect_estimates import EffectEstimates
+from induction_lens.ablation.first_order import FEWEST_EXACT, first_order_effects, has_first_order
 from induction_lens.ablation.hooks import Ablation
 from induction_lens.ablation.measured_text import MeasuredText
 from induction_lens.ablation.methods import AblationMethod, Method, as_method
@@ -67,13 +67,15 @@ def ablate_each_head(
         model, tokens, mask, where=Positions(early, late, window), estimator=estimator
     )
     jobs = single_head_jobs(model, chosen, measured_on)
-    estimates = HeadEstimates(measured_on.sequences.documents, measured_on.at.late)
+    estimates = EffectEstimates(measured_on.sequences.documents, measured_on.at.late)
     options: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
     if not checks.flag("exact", exact):
         options["allocation"] = until_decided(
             measured_on, estimates, heads=range(len(jobs)), by_first_order=True
         )
-        options["prepared"] = first_order_into(estimates, model, measured_on, progress=progress)
+        options["prepared"] = first_order_into(
+            estimates, model, measured_on, of=range(len(jobs)), progress=progress
+        )
     losses = measured_on.losses(model, jobs, **options)
     effects = single_head_effects(model, chosen, measured_on, losses, estimates)
     return replace(effects, provenance=provenance_of(model, measured_on.sequences))
@@ -81,7 +83,7 @@ def ablate_each_head(
 
 def until_decided(
     measured_on: MeasuredText,
-    estimates: HeadEstimates,
+    estimates: EffectEstimates,
     *,
     heads: range,
     tested: Mapping[int, int] | None = None,
@@ -110,21 +112,23 @@ def until_decided(
 
 
 def first_order_into(
-    estimates: HeadEstimates,
+    estimates: EffectEstimates,
     model: Model,
     measured_on: MeasuredText,
     *,
-    first: int = 0,
+    of: Collection[int],
     rough: bool = False,
     progress: bool,
 ) -> Callable[[Sequence[Ablation]], None]:
-    """What takes the prepared ablations, those of single heads from `first` on, and adds their
-    effects to first order to what is known of heads."""
+    """What takes the prepared ablations, and adds the effects to first order of some of them to
+    what is known, where they have any."""
 
     def take(ablations: Sequence[Ablation]) -> None:
-        estimates.first_order = first_order_effects(
-            model, ablations[first:], measured_on, rough=rough, progress=progress
-        )
+        fit = [index for index in of if has_first_order(ablations[index])]
+        chosen = [ablations[index] for index in fit]
+        effects = first_order_effects(model, chosen, measured_on, rough=rough, progress=progress)
+        if effects is not None:
+            estimates.first_order = dict(zip(fit, effects, strict=True))
 
     return take
 
@@ -144,16 +148,21 @@ def single_head_effects(
     method: AblationMethod,
     measured_on: MeasuredText,
     losses: tuple[Losses, Losses],
-    estimates: HeadEstimates,
+    estimates: EffectEstimates,
+    *,
+    first: int = 0,
 ) -> HeadScores:
-    """The effects that are made of losses, clean and of these jobs, each on its own sequences."""
+    """The effects that are made of losses, clean and of these jobs, each on its own sequences.
+
+    `first` is the place of the first of these jobs among all that `estimates` knows.
+    """
     sizes = shape(model)
     clean, ablated = losses
     before = measured_on.scores(clean)
     known = []
     for head in range(sizes.n_layers * sizes.n_heads):
         effects = measured_on.scores(ablated[head]) - before
-        known.append(estimates.of(head, effects[~effects.isnan()]))
+        known.append(estimates.of(first + head, effects[~effects.isnan()]))
     numbers = torch.tensor(known, dtype=torch.float64, device="cpu")
     means, errors, n_units = numbers.view(sizes.n_layers, sizes.n_heads, 3).unbind(2)
     return HeadScores(

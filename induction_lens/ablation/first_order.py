@@ -46,6 +46,13 @@ def pays(n_heads: int, n_sequences: int) -> bool:
     return 3 * min(n_sequences, MOST) < spared / 2
 
 
+def has_first_order(ablation: Ablation) -> bool:
+    """Whether what an ablation writes is known without a pass: attention is not read or frozen."""
+    return ablation.method.position_wise and not (
+        ablation.freezes or ablation.method.reads_attention
+    )
+
+
 def first_order_effects(
     model: Model,
     ablations: Sequence[Ablation],
@@ -56,8 +63,8 @@ def first_order_effects(
 ) -> Float[Tensor, "ablation batch"] | None:
     """The effect of each ablation on the ICL score of each of the first `MOST` sequences, in nats.
 
-    None where it is not known: of a model that is run whole, and of methods that read or freeze
-    attention.
+    None where it is not known: of a model that is run whole, and where one of them has none (see
+    `has_first_order`).
 
     Args:
         model: A hooked model.
@@ -66,8 +73,7 @@ def first_order_effects(
         rough: Run in bfloat16.
         progress: Show a progress bar on stderr.
     """
-    unfit = (one.freezes or one.method.reads_attention for one in ablations)
-    if any(unfit) or not all(one.method.position_wise for one in ablations):
+    if not ablations or not all(map(has_first_order, ablations)):
         return None
     measured_on = measured_on.first(min(MOST, len(measured_on.sequences)))
     of_long, of_short = _weights(measured_on)

@@ -15,8 +15,8 @@ from induction_lens.ablation.each_head import (
     single_head_jobs,
     until_decided,
 )
+from induction_lens.ablation.effect_estimates import EffectEstimates
 from induction_lens.ablation.first_order import pays
-from induction_lens.ablation.head_estimates import HeadEstimates
 from induction_lens.ablation.measured_text import MeasuredText
 from induction_lens.ablation.methods import AblationMethod
 from induction_lens.ablation.stopping import Stopping, UntilStopped
@@ -58,14 +58,16 @@ def studies_and_single_heads(
         tested |= dict.fromkeys(range(first + 1, first + 1 + len(controls)), first)
         first += 1 + len(controls)
     jobs += single_head_jobs(model, alone_by, measured_on, rough=rough)
-    estimates = HeadEstimates(measured_on.sequences.documents, measured_on.at.late)
+    estimates = EffectEstimates(measured_on.sequences.documents, measured_on.at.late)
     by_first_order = pays(len(jobs) - first, len(measured_on.sequences))
     heads = range(first, len(jobs))
     allocation = until_decided(
         measured_on, estimates, heads=heads, tested=tested, by_first_order=by_first_order
     )
-    options = {"first": first, "rough": rough, "progress": progress}
-    take_first_order = first_order_into(estimates, model, measured_on, **options)
+    compared = sorted({*tested, *tested.values(), *heads})
+    take_first_order = first_order_into(
+        estimates, model, measured_on, of=compared, rough=rough, progress=progress
+    )
     tested_sets = [index for index in range(first) if index not in tested]
     widest = partial(_half_width, measured_on, tested_sets)
     clean, losses = measured_on.losses(
@@ -78,9 +80,11 @@ def studies_and_single_heads(
     )
     if stopping.reason is not None:
         measured_on, clean, losses = _measured(measured_on, clean, losses)
-    studies = sets.studies(measured_on, clean, losses[:first])
+    studies = sets.studies(measured_on, clean, losses[:first], estimates)
     of_heads = (clean, losses[first:])
-    return studies, single_head_effects(model, alone_by, measured_on, of_heads, estimates)
+    return studies, single_head_effects(
+        model, alone_by, measured_on, of_heads, estimates, first=first
+    )
 
 
 def _half_width(measured_on: MeasuredText, tested: Sequence[int], losses: Losses) -> float:

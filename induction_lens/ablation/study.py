@@ -25,6 +25,7 @@ from torch import Tensor
 from induction_lens import checks
 from induction_lens.ablation.controls import checked_n_controls, control_sets
 from induction_lens.ablation.drawing import icl_figure
+from induction_lens.ablation.effect_estimates import EffectEstimates
 from induction_lens.ablation.measured_text import MeasuredText
 from induction_lens.ablation.methods import (
     METHODS,
@@ -108,6 +109,10 @@ class AblationStudy(Result):
     set. None where only the paper's estimator was asked for."""
     documents: Int[Tensor, "batch pos"] | None
     """The document of each token, where that is known: intervals are over documents."""
+    first_order: Float[Tensor, "run batch"] | None = None
+    """Effects to first order in nats, without the heads and without each control set, of the first
+    sequences and more of them than some control sets were measured on: they take part of the chance
+    out of what is compared (see `control_variates`). None where they are not known."""
     provenance: Provenance | None = dataclasses.field(default=None, repr=False, compare=False)
     """Which model and tokens it is of, where that is known."""
 
@@ -169,6 +174,8 @@ class AblationStudy(Result):
             window=self.window if window is None else window,
         )
         chosen = as_estimator(self.estimator if estimator is None else estimator)
+        same = at == Positions(self.early, self.late, self.window)
+        same = same and chosen.name == self.estimator
         if chosen is MATCHED_TARGET and at.late - at.early != self.late - self.early:
             raise ValueError(
                 f"expected positions {self.late - self.early} tokens apart, as the short cuts are, "
@@ -182,6 +189,7 @@ class AblationStudy(Result):
             documents=self.documents,
             at=at,
             estimator=chosen,
+            first_order=self.first_order if same else None,
         )
         return dataclasses.replace(study, provenance=self.provenance)
 
@@ -395,9 +403,20 @@ class StudiedSets:
         return jobs
 
     def studies(
-        self, measured_on: MeasuredText, clean: Losses, losses: Losses
+        self,
+        measured_on: MeasuredText,
+        clean: Losses,
+        losses: Losses,
+        estimates: EffectEstimates | None = None,
     ) -> dict[str, AblationStudy]:
-        """The studies that are made of the losses of these jobs, by method."""
+        """The studies that are made of the losses of these jobs, by method.
+
+        Args:
+            measured_on: The text and the ICL score.
+            clean: Losses of the whole model.
+            losses: Losses of each job, in the order of `jobs`.
+            estimates: What is known of the jobs besides, by their places.
+        """
         studies, first = {}, 0
         for label, controls in self.controls.items():
             last = first + 1 + len(controls)
@@ -409,6 +428,7 @@ class StudiedSets:
                 documents=measured_on.sequences.documents,
                 at=measured_on.at,
                 estimator=measured_on.estimator,
+                first_order=estimates and estimates.first_orders(range(first, last)),
             )
             first = last
         return studies
@@ -423,8 +443,11 @@ def study_of_losses(
     documents: Tensor | None,
     at: Positions,
     estimator: ICLEstimator,
+    first_order: Float[Tensor, "run batch"] | None = None,
 ) -> AblationStudy:
     """The study that is made of losses: clean, without the heads, and without each control set.
+
+    `first_order` has the effects to first order of these runs but the clean one.
 
     Raises:
         ValueError: Something was not measured at these positions.
@@ -432,7 +455,11 @@ def study_of_losses(
     units = units_of(documents, at.late)
     before, after = (estimator.per_sequence(losses[run], at) for run in (0, 1))
 
-    def effect(scores: Tensor, rows: Tensor) -> Estimate:
+    known = EffectEstimates(documents, at.late)
+    if first_order is not None:
+        known.first_order = dict(enumerate(first_order[:, : len(before)]))
+
+    def effect(scores: Tensor, rows: Tensor, run: int) -> Estimate:
         if scores[rows].isnan().any():
             raise ValueError(
                 f"expected positions where everything was measured, got early={at.early}, "
@@ -440,17 +467,20 @@ def study_of_losses(
             )
         # Of the rows, documents may be too few to be units
         of_rows = None if documents is None else units_of(documents[rows], at.late)
-        return bootstrap_mean((scores - before)[rows], documents=of_rows)
+        effects = (scores - before)[rows]
+        plain = bootstrap_mean(effects, documents=of_rows)
+        return plain if rows.all() else known.corrected(run, effects, plain)
 
     everywhere = torch.ones(len(before), dtype=torch.bool, device="cpu")
-    tested = effect(after, everywhere)
+    tested = effect(after, everywhere, 0)
     controls, stronger = [], 0
     for index, chosen in enumerate(control_heads):
         scores = estimator.per_sequence(losses[2 + index], at)
         rows = ~losses.long[2 + index].isnan().all(1).cpu()
-        controls.append(Control(chosen, effect(scores, rows)))
+        controls.append(Control(chosen, effect(scores, rows, 1 + index)))
         # paired: the tested set on the same sequences
-        stronger += int(scores[rows].mean() >= after[rows].mean())
+        difference, _, _ = known.of(1 + index, (scores - after)[rows], less=0)
+        stronger += int(difference >= 0)
     controls.sort(key=lambda control: control.effect.value, reverse=True)
     return AblationStudy(
         heads=heads,
@@ -470,4 +500,5 @@ def study_of_losses(
         control_losses=losses.long[2:],
         short_losses=losses.short,
         documents=documents,
+        first_order=first_order,
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 
+import numpy as np
 import pytest
 import scipy.stats
 import torch
@@ -19,11 +21,13 @@ from induction_lens.ablation import (
     sweep,
 )
 from induction_lens.ablation.allocation import UntilDecided
+from induction_lens.ablation.effect_estimates import EffectEstimates
 from induction_lens.ablation.jointly import studies_and_single_heads
 from induction_lens.ablation.measured_text import MeasuredText
 from induction_lens.ablation.stopping import Stopping, UntilStopped
-from induction_lens.ablation.study import StudiedSets
-from induction_lens.estimators import Losses
+from induction_lens.ablation.study import StudiedSets, study_of_losses
+from induction_lens.estimates import bootstrap_mean
+from induction_lens.estimators import Losses, as_estimator
 from induction_lens.heads import Head
 from induction_lens.metrics import Positions
 from induction_lens.models import HAS_HOOKED_TRANSFORMER
@@ -335,3 +339,66 @@ def test_intervals_hold_the_truth_although_ablations_end_early():
     assert found.strongest >= 0.95
     assert found.sides >= 0.95
     assert found.n_sequences < 200  # of 256
+
+
+def _sets(seed=0, *, follows=1.0):
+    """Effects of a tested set and two controls on 64 sequences; and these to first order."""
+    draw = np.random.default_rng(seed)
+    exact = np.array([[0.0], [1.0], [-1.0]]) + draw.normal(size=(3, 64))
+    cheap = 1.2 * exact + (1 - follows) * draw.normal(size=(3, 64)) - 0.3
+    return torch.tensor(exact), torch.tensor(cheap)
+
+
+def test_what_controls_are_to_first_order_decides_their_rank_sooner():
+    exact, cheap = _sets(follows=0.99)
+    losses = _losses(*exact[:, :8].tolist())
+    plain = _allocation(tested={1: 0, 2: 0})
+    assert plain.going_on(losses, [0, 1, 2]) == [0, 1]
+    known = EffectEstimates(None, 0, dict(enumerate(cheap)))
+    assert _allocation(tested={1: 0, 2: 0}, estimates=known).going_on(losses, [0, 1, 2]) == [0]
+    known.first_order[1] = cheap[1].flip(0)  # of this control it says nothing
+    assert _allocation(tested={1: 0, 2: 0}, estimates=known).going_on(losses, [0, 1, 2]) == [0, 1]
+
+
+def test_control_sets_that_ended_early_are_compared_by_their_first_order_too():
+    """Against the formula of `control_variates`, written out for each control."""
+    exact, cheap = _sets()
+    losses = torch.zeros(4, 64, 23, dtype=torch.float64)
+    losses[1:, :, 17] = exact
+    losses[2, 8:], losses[3, 16:] = math.nan, math.nan
+    documents = torch.arange(32).repeat_interleave(2)[:, None].expand(64, 23)
+    study = study_of_losses(
+        (Head(0, 0),),
+        "mean",
+        Losses(losses.float()),
+        ((Head(0, 1),), (Head(0, 2),)),
+        documents=documents,
+        at=Positions(4, 17, 0),
+        estimator=as_estimator("paper"),
+        first_order=cheap.float(),
+    )
+    units = documents[:, 17].numpy()
+
+    def by_hand(e, f, n):
+        rest, values = f[n:].mean(), []
+        for i in range(n):
+            others = units[:n] != units[i]
+            slope = np.polyfit(f[:n][others], e[:n][others], 1)[0]
+            values.append(e[i] - (1 - n / 64) * slope * (f[i] - rest))
+        return np.mean(values)
+
+    e, f = exact.numpy(), cheap.numpy()
+    found = {control.heads: control.effect for control in study.controls}
+    for index, n in ((1, 8), (2, 16)):
+        estimate = found[(Head(0, index),)]
+        assert estimate.value == pytest.approx(by_hand(e[index], f[index], n), abs=1e-5)
+        assert estimate.n == n
+        assert estimate.low < e[index].mean() < estimate.high
+        plain = bootstrap_mean(exact[index, :n], documents=documents[:n, 17])
+        assert estimate.high - estimate.low < 0.6 * (plain.high - plain.low)
+        assert estimate.n_documents == n // 2
+    sides = [by_hand(e[i] - e[0], f[i] - f[0], n) >= 0 for i, n in ((1, 8), (2, 16))]
+    assert study.rank == 1 + sum(sides)
+    assert dataclasses.replace(study, first_order=None).at(late=17).controls != study.controls
+    assert study.at(late=17).controls == study.controls
+    assert study.at(window=1).first_order is None  # it is of another score

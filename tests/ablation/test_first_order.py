@@ -14,8 +14,8 @@ from induction_lens.ablation import (
     ablate_each_head,
 )
 from induction_lens.ablation.control_variates import control_variate_mean
+from induction_lens.ablation.effect_estimates import EffectEstimates
 from induction_lens.ablation.first_order import first_order_effects
-from induction_lens.ablation.head_estimates import HeadEstimates
 from induction_lens.ablation.measured_text import MeasuredText
 from induction_lens.ablation.sweep import Job
 from induction_lens.estimates import standard_error
@@ -198,10 +198,10 @@ def test_a_head_stops_early_only_where_the_first_order_says_half(monkeypatch):
     effects = torch.randn(8, generator=torch.Generator().manual_seed(1))
     cheap = torch.randn(2, 64, generator=torch.Generator().manual_seed(2))
     cheap[0, :8] = effects  # the first head's effects are known to first order
-    estimates = HeadEstimates(None, 17, cheap)
+    estimates = EffectEstimates(None, 17, dict(enumerate(cheap)))
     assert estimates.gained(0, effects)
     assert not estimates.gained(1, effects)
-    assert not HeadEstimates(None, 17).gained(0, effects)
+    assert not EffectEstimates(None, 17).gained(0, effects)
 
 
 def test_the_interval_holds_the_truth_as_often_as_it_says():
