@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard, Union, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-HeadLike = Union["Head", str, tuple[int, int]]
+HeadLike = Union["Head", str, tuple[int, int], tuple["Head", float]]
 Unit = Literal["attention", "copying", "nats"]
 THRESHOLD = 0.3
 """The score above which a head is called one of its kind; a convention, no measurement."""
@@ -69,11 +69,13 @@ class Head:
 
     @classmethod
     def parse(cls, head: HeadLike) -> Head:
-        """Read a head from `"1.6"`, `(1, 6)` or a `Head`.
+        """Read a head from `"1.6"`, `(1, 6)`, a `Head`, or a head with its score, as `top` gives.
 
         Raises:
             ValueError: If the text is not two non-negative integers joined by a dot.
         """
+        if _is_scored(head):
+            return head[0]
         if isinstance(head, Head):
             return head
         if isinstance(head, str):
@@ -88,10 +90,16 @@ class Head:
         )
 
 
-def _is_pair(head: Any) -> bool:
+def _is_pair(head: Any) -> TypeGuard[tuple[int, int]]:
     """Whether these are two whole numbers, NumPy's included."""
     pair = isinstance(head, Sequence) and len(head) == 2
     return pair and all(isinstance(i, Integral) and not isinstance(i, bool) for i in head)
+
+
+def _is_scored(head: Any) -> TypeGuard[tuple[Head, float]]:
+    """Whether this is a head with its score."""
+    scored = isinstance(head, tuple) and len(head) == 2 and isinstance(head[0], Head)
+    return scored and isinstance(head[1], float)
 
 
 def parse_heads(heads: Iterable[HeadLike] | HeadLike, *, n_layers: int, n_heads: int) -> list[Head]:
@@ -101,7 +109,13 @@ def parse_heads(heads: Iterable[HeadLike] | HeadLike, *, n_layers: int, n_heads:
         ValueError: If a head is not in the model, or is named twice, or there is none.
     """
     given: Any = heads
-    alone = isinstance(heads, (Head, str)) or (isinstance(heads, tuple) and _is_pair(heads))
+    if isinstance(heads, (HeadScores, ScoreTable)):
+        raise checks.refuse(
+            "heads", "heads such as '1.6' or (1, 6)", heads, "choose some with above() or top()"
+        )
+    alone = isinstance(heads, (Head, str)) or (
+        isinstance(heads, tuple) and (_is_pair(heads) or _is_scored(heads))
+    )
     if alone or not isinstance(heads, Iterable):  # parsing says how heads are written
         given = [heads]
     parsed = [Head.parse(head) for head in checks.several("heads", given)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +16,7 @@ from induction_lens.models import (
     best_device,
     check_causal,
     check_device,
+    check_model_folder,
     is_model,
     is_transformers_model,
     load_in_memory,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ZOO = Path(__file__).parent / "data" / "zoo"
+_CHOOSE = "for instance toy-2l, which ships with the package"
 
 
 def zoo_names() -> list[str]:
@@ -159,12 +161,29 @@ def load(
     else:
         raise ValueError(
             "expected a name, a folder, a model of transformers, a HookedTransformer or a "
-            f"TransformerBridge, got {checks.shown(model)}; merge an adapter with "
-            "merge_and_unload() first"
+            f"TransformerBridge, got {checks.shown(model)}; pass one of these, an adapter after "
+            "merge_and_unload()"
         )
     if check:
         check_causal(loaded)
     return loaded
+
+
+def check_names(models: Iterable[object]) -> None:
+    """Check names and folders of models before the work that needs all of them, without reading
+    weights or asking a network: a name on the hub is taken as it is.
+
+    Raises:
+        ValueError: One is misspelt, or its folder holds no model.
+    """
+    for model in models:
+        if isinstance(model, (str, Path)):
+            name = str(model)
+            folder = _folder_of(name)
+            if folder.exists() and not _is_snapshot(folder):
+                check_model_folder(folder)
+            elif not folder.exists() and _looks_misspelt(name):
+                raise _misspelt(name)
 
 
 def _checked_where(
@@ -210,14 +229,7 @@ def _load_named(
     check: bool,
     where: dict[str, Any],
 ) -> Model:
-    folder = ZOO / name if name in zoo_names() else Path(name)
-    try:
-        is_there = folder.exists()
-    except OSError as error:  # such as a name that is too long for a file
-        raise ValueError(
-            f"expected the name or the folder of a model, got {name[:60]!r} ({error.strerror}); "
-            "check the spelling"
-        ) from error
+    folder = _folder_of(name)
     if _is_snapshot(folder):
         if where:
             raise ValueError(
@@ -231,7 +243,7 @@ def _load_named(
                 device=best_device() if device is None else device,
                 dtype=dtype or torch.float32,
             )
-    if is_there or not _looks_misspelt(name):
+    if folder.exists() or not _looks_misspelt(name):
         return load_pretrained(
             name,
             device=device,
@@ -240,8 +252,33 @@ def _load_named(
             check=check,
             **where,
         )
-    [close] = difflib.get_close_matches(name, zoo_names(), n=1)
-    raise ValueError(f"expected a model that exists, got {name!r}; did you mean {close!r}?")
+    raise _misspelt(name)
+
+
+def _folder_of(name: str) -> Path:
+    """The folder of a model of this package, or the one that a name is, if it is there.
+
+    Raises:
+        ValueError: No folder can have that name.
+    """
+    if not name.strip():
+        raise checks.refuse("model", "the name or the folder of a model", name, _CHOOSE)
+    folder = ZOO / name if name in zoo_names() else Path(name)
+    try:
+        folder.exists()
+    except (OSError, ValueError) as error:  # a name that is too long for a file, or has a NUL
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(
+            f"expected the name or the folder of a model, got {name[:60]!r} ({reason}); check the "
+            "spelling"
+        ) from error
+    return folder
+
+
+def _misspelt(name: str) -> ValueError:
+    return ValueError(
+        f"expected a model that exists, got {name!r}; did you mean {_closest(name)!r}?"
+    )
 
 
 def _is_snapshot(folder: Path) -> bool:
@@ -258,4 +295,10 @@ def _is_snapshot(folder: Path) -> bool:
 def _looks_misspelt(name: str) -> bool:
     """Whether this is nearly the name of one of our models, and so unlikely to be one on the
     hub."""
-    return "/" not in name and bool(difflib.get_close_matches(name, zoo_names(), n=1, cutoff=0.8))
+    return "/" not in name and _closest(name) is not None
+
+
+def _closest(name: str) -> str | None:
+    """The name of one of our models that is nearly this one, whatever its case."""
+    near = difflib.get_close_matches(name.lower(), zoo_names(), n=1, cutoff=0.8)
+    return near[0] if near else None

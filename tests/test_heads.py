@@ -215,3 +215,18 @@ def test_the_heat_map_shows_the_values_on_their_own_scale():
 def test_the_names_of_heads_in_one_line():
     assert names_of([Head(1, 2), "0.3", (0, 1)]) == "1.2, 0.3, 0.1"
     assert names_of([Head(1, 2), Head(0, 3)], between=" ") == "1.2 0.3"
+
+
+@pytest.mark.usefixtures("_as_users_call")
+def test_heads_may_come_with_their_scores():
+    scores = HeadScores("mine", torch.tensor([[0.1, 0.2], [0.9, 0.4]]))
+    best = scores.top(2)
+    assert parse_heads(best, n_layers=2, n_heads=2) == [Head(1, 0), Head(1, 1)]
+    assert parse_heads(best[0], n_layers=2, n_heads=2) == [Head(1, 0)]
+    assert Head.parse(best[1]) == Head(1, 1)
+    for given in (scores, ScoreTable({"mine": scores})):
+        with pytest.raises(ValueError, match=r"got a .*; choose some with above\(\) or top\(\)"):
+            parse_heads(given, n_layers=2, n_heads=2)
+    for wrong in ((Head(0, 1), 1), (Head(0, 1), Head(1, 1), 0.5), ("0.1", 0.5)):
+        with pytest.raises(ValueError, match="expected a head such as"):
+            Head.parse(wrong)

@@ -21,7 +21,7 @@ from induction_lens import loading, models
 from induction_lens.models import HAS_HOOKED_TRANSFORMER, families, pretrained
 from induction_lens.toys import model as toy
 from induction_lens.toys import snapshots
-from tests.hf_folders import CONFIGS, random_model, write_folder
+from tests.hf_folders import CONFIGS, random_model, write_folder, write_model
 
 TOKENS = torch.tensor([[0, 3, 5, 7, 11, 3, 5, 7]])
 
@@ -103,7 +103,10 @@ def test_the_zoo_lists_what_its_cards_say_and_loads_all_of_it(implementation):
         ("toy-2L", "did you mean 'toy-2l'"),
         ("x" * 5000, "check the spelling"),
         ("a\0b", "check the spelling"),
-        ("", "has no config.json"),
+        ("TOY-1L", "did you mean 'toy-1l'"),
+        ("", "the name or the folder of a model, got ''; for instance toy-2l"),
+        (" ", "the name or the folder of a model"),
+        (".", "has no config.json"),
         ("no/such name", "check the spelling"),
         (3, "a model of transformers, a HookedTransformer or a TransformerBridge, got 3"),
         (torch.nn.Linear(2, 2), "a model of transformers, .* got a Linear"),
@@ -401,3 +404,44 @@ def test_names_in_transformer_lenss_own_format_go_to_its_own_loader(monkeypatch,
 
 def test_the_best_device_is_one_that_works():
     assert torch.zeros(1, device=pretrained.best_device()).item() == 0
+
+
+def test_what_is_wrong_with_a_folder_is_said(tmp_path):
+    for step in (100, 200):
+        write_folder("gpt2", tmp_path / "run" / f"checkpoint-{step}", tokenizer=False)
+    message = r"which holds 2; pass one of them, such as .*checkpoint-200, or all of them with ind"
+    with pytest.raises(ValueError, match=message):
+        il.load(tmp_path / "run")
+    file = tmp_path / "run" / "checkpoint-100" / "config.json"
+    with pytest.raises(
+        ValueError, match=r"got the file .*config\.json; pass the folder that it is"
+    ):
+        il.load(file)
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({**config, "n_embd": 66}))
+    message = r"with transformer\.\S+ of \[\d+.*\], where it says \[\d+.*\]; put the config\.json"
+    with pytest.raises(ValueError, match=message) as refused:
+        il.load(file.parent)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_named(tmp_path, value):
+    model = random_model(CONFIGS["llama"])
+    with torch.no_grad():
+        model.model.layers[1].self_attn.q_proj.weight[3, 4] = value
+    write_model(model, tmp_path)
+    message = (
+        r"finite weights, got NaN or infinite ones in model\.layers\.1\.self_attn\.q_proj\.weight"
+    )
+    with pytest.raises(ValueError, match=message):
+        il.load(tmp_path)
+
+
+def test_names_are_checked_without_reading_anything(tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "load_pretrained", None)
+    write_folder("gpt2", tmp_path / "one", tokenizer=False)
+    loading.check_names(["toy-2l", "gpt2", "org/name", tmp_path / "one", object()])
+    for wrong in ("toy-3l", str(tmp_path), ""):
+        with pytest.raises(ValueError, match=r"^expected "):
+            loading.check_names(["toy-2l", wrong])

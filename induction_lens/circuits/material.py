@@ -22,6 +22,7 @@ from induction_lens.models import (
     shape,
     tokenizer_of,
 )
+from induction_lens.packing import Comparable
 
 N_SEQUENCES, N_SEQUENCES_OF_LARGE = 32, 12
 """Sequences of each kind: of a large model, every edge takes a minute of them."""
@@ -29,8 +30,8 @@ _LONGEST = 512
 """Tokens in a sequence of text: enough for the paper's positions of the ICL score."""
 
 
-@dataclass(frozen=True)
-class Material:
+@dataclass(frozen=True, eq=False)
+class Material(Comparable):
     """Repeated random tokens for scores and losses on copies, and text for the ICL score.
 
     Examples:

@@ -55,6 +55,7 @@ from induction_lens.models import (
     unembedded_losses,
     untyped,
 )
+from induction_lens.packing import Comparable
 from induction_lens.style import CLEAN, TEXT, Theme, new_figure, themed
 
 if TYPE_CHECKING:
@@ -62,8 +63,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
-@dataclass(frozen=True)
-class TermImportance:
+@dataclass(frozen=True, eq=False)
+class TermImportance(Comparable):
     """The loss with the paths of at most 0, 1, 2 … heads.
 
     Examples:

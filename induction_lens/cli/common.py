@@ -15,8 +15,10 @@ from typer.core import TyperGroup
 
 from induction_lens import __version__, checks
 from induction_lens.cli.failures import ended_by, plain_terminal, prepare_streams, say
+from induction_lens.inputs.reading import TextSource, closest_path, is_data_set
 from induction_lens.loading import zoo_names
 from induction_lens.reports.model.findings import finite
+from induction_lens.reports.pages import page_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -76,8 +78,20 @@ def _misused(error: Exception) -> int:
         return ended_by(error)
     context = getattr(error, "ctx", None)
     command = "induction-lens" if context is None else context.command_path
-    say(f"error: {message().rstrip('.')}; see {command} --help")
+    said = _wrong_value(error) or message().rstrip(".")
+    say(f"error: {said}; see {command} --help")
     return int(getattr(error, "exit_code", 2))
+
+
+def _wrong_value(error: Exception) -> str | None:
+    """What was expected of an option and what came; None where the error does not tell."""
+    found = getattr(error.__cause__, "errors", list)()  # pydantic's, by which typer reads numbers
+    names = getattr(getattr(error, "param", None), "opts", ())
+    begin = "Input should be "
+    if not found or not names or not found[0]["msg"].startswith(begin):
+        return None
+    condition = found[0]["msg"].removeprefix(begin).partition(", ")[0]
+    return f"expected {names[0]} to be {condition}, got {found[0]['input']!r}"
 
 
 app = typer.Typer(
@@ -134,6 +148,17 @@ CheckOption = Annotated[
         help="Compare the loaded model with Hugging Face's. Without it, faults go unnoticed.",
     ),
 ]
+TextOption = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(help="File, folder or hub data set to measure on; may be repeated."),
+]
+ColumnOption = Annotated[
+    str, typer.Option(help="Column of .jsonl and .parquet files that holds the text.")
+]
+EncodingOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="Encoding of text files. Default: UTF-8, or what their mark says."),
+]
 FiguresOption = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="Write the figures too: svg, pdf or png. Needs the extra 'figures'."),
@@ -170,13 +195,43 @@ def working() -> Iterator[None]:
         yield
 
 
-def output(folder: str | Path) -> Path:
+def output(folder: str | Path, *, page: bool = True) -> Path:
     """A folder that can be written to; this is checked before the work starts.
 
+    Args:
+        folder: What `--out` names.
+        page: Whether a page is written there, which replaces no page of somebody else.
+
     Raises:
-        ValueError: If it is a file, lies in one, or the system refuses.
+        ValueError: If it is a file, lies in one, the system refuses, or it holds such a page.
     """
-    return checks.writable_folder("--out", folder)
+    found = checks.writable_folder("--out", folder)
+    return page_folder(found) if page else found
+
+
+def text_source(
+    text: list[str] | None, *, column: str, encoding: str | None = None
+) -> TextSource | None:
+    """What `--text` names; a command line names texts, and never contains them.
+
+    Raises:
+        ValueError: If it is a text, is not there, or `--column` or `--encoding` come without it.
+    """
+    if not text:
+        if column != "text" or encoding is not None:
+            raise ValueError(
+                "expected --text with --column and --encoding, got none; name the files to read"
+            )
+        return None
+    for item in text:
+        if not item.strip() or not (Path(item).exists() or is_data_set(item)):
+            near = closest_path(item) if item.strip() else None
+            remedy = f"did you mean {near!r}?" if near else "check the spelling"
+            raise ValueError(
+                f"expected --text to be a file, a folder or a data set of the hub, got {item!r}, "
+                f"which is not there; {remedy}"
+            )
+    return TextSource(text, column, encoding)
 
 
 def print_json(value: Any) -> None:

@@ -7,18 +7,21 @@ from typing import Annotated, Optional
 import typer
 
 from induction_lens.cli.common import (
+    ColumnOption,
+    EncodingOption,
     JsonOption,
     QuietOption,
     SeedOption,
+    TextOption,
     app,
     output,
     print_json,
     print_table,
     print_wrapped,
+    text_source,
     working,
 )
 from induction_lens.heads import THRESHOLD
-from induction_lens.inputs.reading import TextSource
 from induction_lens.reports.comparison import compare, save_comparison
 from induction_lens.reports.comparison.page import (
     differences_table,
@@ -41,13 +44,9 @@ def compare_command(
         Optional[str],  # noqa: UP045
         typer.Option("--out", "-o", help="Folder to write a page to. Default: none."),
     ] = None,
-    text: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(help="File, folder or hub data set to measure on; may be repeated."),
-    ] = None,
-    column: Annotated[
-        str, typer.Option(help="Column of .jsonl and .parquet files that holds the text.")
-    ] = "text",
+    text: TextOption = None,
+    column: ColumnOption = "text",
+    encoding: EncodingOption = None,
     sequences: Annotated[int, typer.Option(min=2, help="Sequences of text.")] = 64,
     controls: Annotated[int, typer.Option(min=0, help="Random control sets.")] = 20,
     threshold: Annotated[
@@ -71,7 +70,7 @@ def compare_command(
         folder = None if out is None else output(out)
         found = compare(
             models,
-            text=TextSource(text, column) if text else None,
+            text=text_source(text, column=column, encoding=encoding),
             n_sequences=sequences,
             n_controls=controls,
             threshold=threshold,

@@ -10,6 +10,8 @@ import codecs
 import errno
 import json
 import os
+import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -24,6 +26,8 @@ USER_ERROR, BUG, INTERRUPTED, READER_GONE = 2, 1, 130, 141
 DEBUG = "INDUCTION_LENS_DEBUG"
 """Environment variable: if it is set, an unexpected error shows where it happened."""
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed")
+# what the library's errors advise to pass, where the command line has an option of the same name
+_AS_OPTION = re.compile(r"\b(?P<name>column|encoding)='(?P<value>[^']*)'")
 _IN_ASCII = str.maketrans({"−": "-", "–": "-", "…": "...", "±": "+-", "≥": ">=", "≤": "<="})
 
 
@@ -38,7 +42,7 @@ def ended_by(error: BaseException) -> int:
         return READER_GONE
     known = explained(error)
     if known is not None:
-        say(f"error: {known}")
+        say(f"error: {_AS_OPTION.sub(_as_option, known)}")
         return USER_ERROR
     if os.environ.get(DEBUG):
         traceback.print_exception(error, file=sys.stderr)
@@ -46,6 +50,11 @@ def ended_by(error: BaseException) -> int:
     advice = f"this is a bug: set {DEBUG}=1 to see where, and report it"
     say(f"unexpected error: {kind}: {error}; {advice}")
     return BUG
+
+
+def _as_option(found: re.Match[str]) -> str:
+    """`column='body'` as it is written on a command line: `--column body`."""
+    return f"--{found['name']} {shlex.quote(found['value'])}"
 
 
 def say(line: str) -> None:

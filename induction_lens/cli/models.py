@@ -12,25 +12,28 @@ from induction_lens import checks
 from induction_lens.ablation.methods import METHODS
 from induction_lens.cli.common import (
     CheckOption,
+    ColumnOption,
     DeviceOption,
+    EncodingOption,
     FiguresOption,
     JsonOption,
     ModelArgument,
     QuietOption,
     SeedOption,
+    TextOption,
     TrustOption,
     app,
     output,
     print_json,
     print_table,
     print_wrapped,
+    text_source,
     working,
 )
 from induction_lens.cli.failures import loading
 from induction_lens.detectors import DETECTORS, score_heads
 from induction_lens.estimates import Estimate
 from induction_lens.heads import THRESHOLD, Head, ScoreTable
-from induction_lens.inputs.reading import TextSource
 from induction_lens.loading import load, zoo
 from induction_lens.plots.saving import check_format
 from induction_lens.progress import libraries_follow
@@ -45,17 +48,9 @@ def report_command(
         Optional[str],  # noqa: UP045
         typer.Option("--out", "-o", help="Folder to write to. Default: ./MODEL-report."),
     ] = None,
-    text: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(help="File, folder or hub data set to measure on; may be repeated."),
-    ] = None,
-    column: Annotated[
-        str, typer.Option(help="Column of .jsonl and .parquet files that holds the text.")
-    ] = "text",
-    encoding: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Encoding of text files. Default: UTF-8, or what their mark says."),
-    ] = None,
+    text: TextOption = None,
+    column: ColumnOption = "text",
+    encoding: EncodingOption = None,
     heads: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="Heads to knock out, such as 1.2,1.5, instead of those found."),
@@ -123,11 +118,12 @@ def report_command(
     with working():
         folder = output(f"{Path(model).resolve().name}-report" if out is None else out)
         written = None if figures is None else check_format("--figures", figures)
+        source = text_source(text, column=column, encoding=encoding)
         with loading(model), libraries_follow(not quiet):
             loaded = load(model, device=device, trust_remote_code=trust_remote_code, check=check)
         found = report(
             loaded,
-            text=_source(text, column=column, encoding=encoding),
+            text=source,
             heads=None if heads is None else heads.replace(",", " ").split(),
             threshold=threshold,
             methods=method or METHODS,
@@ -231,28 +227,6 @@ def zoo_command(*, quiet: QuietOption = False, as_json: JsonOption = False) -> N
             for row in records
         ],
     )
-
-
-def _source(text: list[str] | None, *, column: str, encoding: str | None) -> TextSource | None:
-    """What `--text` names; a command line names texts, and never contains them.
-
-    Raises:
-        ValueError: If it is a text, or `--column` or `--encoding` come without it.
-    """
-    if not text:
-        if column != "text" or encoding is not None:
-            raise ValueError(
-                "expected --text with --column and --encoding, got none; name the files to read"
-            )
-        return None
-    written = [item for item in text if not item.strip() or len(item.split()) > 1]
-    missing = [item for item in written if not Path(item).exists()]
-    if missing:
-        raise ValueError(
-            f"expected files, folders or hub data sets of text, got {missing[0]!r}, which is not "
-            "there; check the spelling, and the folder that you are in"
-        )
-    return TextSource(text, column, encoding)
 
 
 def _print_report(found: Report) -> None:

@@ -8,21 +8,24 @@ from typing import Annotated, Optional
 import typer
 
 from induction_lens.cli.common import (
+    ColumnOption,
     DeviceOption,
+    EncodingOption,
     JsonOption,
     QuietOption,
     SeedOption,
+    TextOption,
     app,
     completing,
     output,
     print_json,
     print_table,
     print_wrapped,
+    text_source,
     working,
 )
 from induction_lens.estimates import short_number
 from induction_lens.heads import THRESHOLD
-from induction_lens.inputs.reading import TextSource
 from induction_lens.loading import zoo_names
 from induction_lens.reports import save_family
 from induction_lens.reports.family.page import headline, summary
@@ -60,6 +63,9 @@ def track_command(
     ablated: Annotated[
         int, typer.Option(min=1, help="Sequences that each head is knocked out on.")
     ] = 64,
+    text: TextOption = None,
+    column: ColumnOption = "text",
+    encoding: EncodingOption = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep downloaded checkpoints.")] = False,
     engine: Annotated[str, typer.Option(help="Who measures: local or ray.")] = "local",
     list_only: Annotated[
@@ -83,7 +89,8 @@ def track_command(
     - `induction-lens track ./my-run --tokens-per-step 524288 --out tracked`
     """
     with working():
-        folder = output(out)
+        folder = output(out, page=False)
+        source = text_source(text, column=column, encoding=encoding)
         chosen = _chosen(checkpoints)
         run = _run_of(name, tokens_per_step, progress=not quiet)
         if list_only and isinstance(run, Path):
@@ -95,6 +102,7 @@ def track_command(
         found = track(
             run,
             out=folder,
+            text=source,
             checkpoints=chosen,
             n_sequences=sequences,
             n_ablated=ablated,
@@ -128,13 +136,9 @@ def family_command(
     ],
     *,
     out: Annotated[str, typer.Option("--out", "-o", help="Folder to write to.")] = "family",
-    text: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(help="File, folder or hub data set to measure on; may be repeated."),
-    ] = None,
-    column: Annotated[
-        str, typer.Option(help="Column of .jsonl and .parquet files that holds the text.")
-    ] = "text",
+    text: TextOption = None,
+    column: ColumnOption = "text",
+    encoding: EncodingOption = None,
     sequences: Annotated[int, typer.Option(min=2, help="Sequences of text.")] = 64,
     controls: Annotated[int, typer.Option(min=0, help="Random control sets.")] = 20,
     threshold: Annotated[
@@ -162,7 +166,7 @@ def family_command(
         found = family(
             models,
             out=folder,
-            text=TextSource(text, column) if text else None,
+            text=text_source(text, column=column, encoding=encoding),
             n_sequences=sequences,
             n_controls=controls,
             threshold=threshold,

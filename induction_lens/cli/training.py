@@ -85,7 +85,7 @@ def train_command(
         if preset is not None:
             checks.one_of("--preset", preset, ALL_PRESETS)
         named = "all-presets" if preset is None else f"{preset}-training"
-        folder = output(named if out is None else out)
+        folder = output(named if out is None else out, page=False)
     if preset is None:
         _train_all(folder, n_tokens=tokens, seed=seed, quiet=quiet, as_json=as_json)
         return

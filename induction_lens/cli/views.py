@@ -67,6 +67,7 @@ def attention_command(
     - `induction-lens attention gpt2 --text "Mr and Mrs Dursley, of Privet Drive" --heads 5.1,5.5`
     """
     with working():
+        seed = checks.seed(seed, name="--seed")
         file = _output_file(f"{Path(model).resolve().name}-attention.html" if out is None else out)
         with loading(model), libraries_follow(not quiet):
             loaded = load(model, device=device, trust_remote_code=trust_remote_code, check=check)
@@ -86,7 +87,7 @@ def attention_command(
     print(f"{view!r}\n")
     for note in view.notes:
         print(note)
-    print(f"The page: {file.resolve()} ({file.stat().st_size / 1e6:.1f} MB)")
+    print(f"The page: {file.resolve()} ({file.stat().st_size / 1e6:.2f} MB)")
 
 
 def _output_file(out: str) -> Path:
@@ -98,6 +99,9 @@ def _output_file(out: str) -> Path:
     file = checks.path("--out", out)
     if file.is_dir():
         raise checks.refuse("--out", "a file to write", out, "name a file in it, such as page.html")
+    if file.suffix.lower() not in (".html", ".htm"):
+        remedy = "a browser opens such files, for instance page.html"
+        raise checks.refuse("--out", "a file that ends with .html", out, remedy)
     checks.writable_folder("--out", file.parent)
     if file.exists() and not os.access(file, os.W_OK):
         raise checks.refuse("--out", "a file to write", out, "the system refuses; name another")

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from induction_lens.dynamics.curves import Trends, WindowSearch
 from induction_lens.dynamics.noise import CORRELATIONS, GROWTHS, Noise
+from induction_lens.packing import Comparable
 
 MARGIN = 1.5
 """How many times as abrupt as a simulated curve one has to be."""
@@ -73,8 +74,8 @@ class _Described:
         return self.size - len(self.x) / 2 * residual.maximum(least).log()
 
 
-@dataclass(frozen=True)
-class Abruptness:
+@dataclass(frozen=True, eq=False)
+class Abruptness(Comparable):
     """How much better a window describes a curve than a smooth trend does."""
 
     observed: float

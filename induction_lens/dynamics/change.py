@@ -31,6 +31,7 @@ from induction_lens.dynamics.curves import MIN_SNAPSHOTS, WindowSearch, midpoint
 from induction_lens.dynamics.runs import checked_runs
 from induction_lens.dynamics.seeds import mean_over_seeds
 from induction_lens.estimates import Estimate, short_number
+from induction_lens.packing import Comparable
 from induction_lens.tracking.trajectory import Trajectory
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ MINIMUM = 0.1
 _NONE = torch.zeros(0, dtype=torch.float64, device="cpu")
 
 
-@dataclass(frozen=True)
-class PhaseChange:
+@dataclass(frozen=True, eq=False)
+class PhaseChange(Comparable):
     """Where in training a curve changes abruptly, if it does."""
 
     of: Curve

@@ -23,6 +23,7 @@ from torch import Tensor
 from induction_lens import checks
 from induction_lens.dynamics.drawing import derivative_figure, order_figure, paths_figure
 from induction_lens.dynamics.runs import checked_run, checked_runs
+from induction_lens.packing import Comparable
 from induction_lens.style import CATEGORICAL, Look, Theme, themed
 from induction_lens.tracking.trajectory import Trajectory
 
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 Quantity = Literal["loss", "derivative"]
 
 
-@dataclass(frozen=True)
-class LossPCA:
+@dataclass(frozen=True, eq=False)
+class LossPCA(Comparable):
     """Training paths of several models in the plane of the first two principal components."""
 
     names: tuple[str, ...]
@@ -80,8 +81,8 @@ class LossPCA:
         return themed(paths_figure(self, self.names, looks, windows=windows), theme)
 
 
-@dataclass(frozen=True)
-class LossDerivative:
+@dataclass(frozen=True, eq=False)
+class LossDerivative(Comparable):
     """How fast the loss falls along the context, at each snapshot."""
 
     tokens_seen: Int[Tensor, " snapshot"]

@@ -143,9 +143,12 @@ def check_column(column: str, known: Iterable[str], where: str) -> None:
     """
     known = list(known)
     if column not in known:
+        near = checks.closest(column, known)
+        remedy = f"{near} " if near else ""
+        remedy += f"pass column={known[0]!r}, say" if known and not near else ""
         raise ValueError(
             f"expected the column {column!r}, got {', '.join(known) or 'no columns'} in {where}; "
-            "pass column="
+            f"{remedy.strip() or 'name a source with columns'}"
         )
 
 
@@ -160,7 +163,7 @@ def strings_in(values: Iterable[Any], *, column: str, where: str) -> list[str]:
         if not isinstance(value, str):
             raise ValueError(
                 f"expected text in the column {column!r} of {where}, got {type(value).__name__}; "
-                "pass column="
+                "name another column, or write its values as texts"
             )
     return present
 

@@ -46,10 +46,11 @@ class TextSource:
         torch.Size([2, 32])
     """
 
-    source: str | Path | Sequence[str | Path]
+    source: str | Path | Sequence[str | Path] | Iterable[Any]
     """Files, folders, texts or names of data sets, as `documents` takes them."""
     column: str = "text"
-    """The column of `.jsonl` and `.parquet` files and of data sets that holds the text."""
+    """The column of `.jsonl` and `.parquet` files, of data sets and of data frames that holds the
+    text."""
     encoding: str | None = None
     """Of text files; None: UTF-8, or what a byte-order mark says."""
     split: str = "train"
@@ -99,9 +100,10 @@ def documents(
 
     Args:
         source: A file, a folder, a text, the name of a data set (`org/name`), or a list of these;
-            a column of a data frame, or an iterator, whose strings are texts whatever they look
-            like; or a `TextSource`, which says how to read them.
-        column: The column of `.jsonl` and `.parquet` files and of data sets that holds the text.
+            a data frame, a column of one, or an iterator, whose strings are texts whatever they
+            look like; or a `TextSource`, which says how to read them.
+        column: The column of `.jsonl` and `.parquet` files, of data sets and of data frames that
+            holds the text.
         encoding: Of text files; None: UTF-8, or what a byte-order mark says.
         split: Of data sets on the hub.
         revision: Of data sets on the hub: a branch, tag or commit; None: their main branch.
@@ -116,11 +118,13 @@ def documents(
         _check_encoding(encoding)
     split = checks.text("split", split)
     revision = checks.text("revision", revision, optional=True)
+    if _is_frame(source):
+        return _kept(_in_frame(source, column))
     if _holds_texts(source):
         values: Any = source
         return texts(value for value in values if not _is_missing(value))
     items = [source] if isinstance(source, (str, PurePath)) else _items(source, "source")
-    on_hub = {"column": column, "split": split, "revision": revision}
+    options = {"column": column, "split": split, "revision": revision}
     found: list[str] = []
     for item in items:
         if not isinstance(item, (str, PurePath)):
@@ -128,8 +132,8 @@ def documents(
                 f"expected files, folders, texts or names of data sets, got "
                 f"{type(item).__name__}; pass strings or paths"
             )
-        if _is_dataset(item):
-            found += DataSet(str(item), **on_hub).texts()
+        if is_data_set(item):
+            found += DataSet(str(item), **options).texts()
         else:
             found += _read(item, column=column, encoding=encoding)
     return _kept(found)
@@ -143,7 +147,8 @@ def texts_in(source: Source, *, column: str = "text", encoding: str | None = Non
 
     Args:
         source: As in `sample_text`.
-        column: The column of `.jsonl` and `.parquet` files and of data sets that holds the text.
+        column: The column of `.jsonl` and `.parquet` files, of data sets and of data frames that
+            holds the text.
         encoding: Of text files; None: UTF-8, or what a byte-order mark says.
 
     Returns:
@@ -173,11 +178,11 @@ def data_set_of(
     on_hub: dict[str, Any] = {"column": column}
     if isinstance(source, TextSource):
         on_hub = {"column": source.column, "split": source.split, "revision": source.revision}
-        items = source.items
+        items = [] if _is_frame(source.source) else source.items
         source = items[0] if len(items) == 1 else None
     elif isinstance(source, (list, tuple)) and len(source) == 1:
         source = source[0]
-    return DataSet(source, **on_hub) if isinstance(source, str) and _is_dataset(source) else None
+    return DataSet(source, **on_hub) if isinstance(source, str) and is_data_set(source) else None
 
 
 def _holds_texts(source: Any) -> bool:
@@ -185,9 +190,29 @@ def _holds_texts(source: Any) -> bool:
     return isinstance(source, Iterator) or (hasattr(source, "to_numpy") and hasattr(source, "name"))
 
 
+def _is_frame(source: Any) -> bool:
+    return hasattr(source, "columns") and hasattr(source, "to_numpy")
+
+
+def _in_frame(frame: Any, column: str) -> list[str]:
+    """The texts in a column of a data frame, of pandas or polars."""
+    names = [str(name) for name in frame.columns]
+    check_column(column, names, "the data frame")
+    if names.count(column) > 1:
+        raise ValueError(
+            f"expected one column {column!r}, got {names.count(column)} of that name in the data "
+            "frame; rename them"
+        )
+    values = list(frame[frame.columns[names.index(column)]])
+    found = [None if _is_missing(value) else value for value in values]
+    return strings_in(found, column=column, where="the data frame")
+
+
 def _is_missing(value: Any) -> bool:
-    """Whether a cell of a column is empty."""
-    return value is None or (isinstance(value, float) and math.isnan(value))
+    """Whether a cell of a column is empty; pandas has a value of its own for that."""
+    if value is None or type(value).__name__ == "NAType":
+        return True
+    return isinstance(value, float) and math.isnan(value)
 
 
 def texts(text: str | Iterable[str]) -> list[str]:
@@ -196,6 +221,8 @@ def texts(text: str | Iterable[str]) -> list[str]:
     Raises:
         ValueError: They are not strings, or hold no text.
     """
+    if hasattr(text, "columns"):  # whose items are the names of its columns
+        raise checks.refuse("text", "one column", text, "pass frame['text'], say")
     items = [text] if isinstance(text, str) else _items(text, "text")
     for number, item in enumerate(items):
         if not isinstance(item, str):
@@ -209,8 +236,11 @@ def texts(text: str | Iterable[str]) -> list[str]:
 def _items(given: Any, name: str) -> list[Any]:
     if isinstance(given, (bytes, Mapping)) or not isinstance(given, Iterable):
         raise ValueError(
-            f"expected {name} to be a string or a list of them, got {type(given).__name__}"
+            f"expected {name} to be a string or a list of them, got {type(given).__name__}; put "
+            "what you have into a list"
         )
+    if isinstance(given, (set, frozenset)):  # whose order changes from run to run
+        raise checks.refuse(name, "in order", given, "pass a list")
     return list(given)
 
 
@@ -231,7 +261,10 @@ def _read(item: str | PurePath, *, column: str, encoding: str | None) -> list[st
     if not blank and os.path.exists(item):
         found = _read_path(Path(item), column=column, encoding=encoding)
         if not any(document.strip() for document in found):
-            raise ValueError(f"expected a source with text, got an empty one, {item}")
+            raise ValueError(
+                f"expected a source with text, got an empty one, {item}; name another, or write "
+                "text there"
+            )
         return found
     if isinstance(item, PurePath):
         raise ValueError(f"expected a file or folder, got {_missing(Path(item))}")
@@ -243,7 +276,15 @@ def _read(item: str | PurePath, *, column: str, encoding: str | None) -> list[st
     )
 
 
-def _is_dataset(item: str | PurePath) -> bool:
+def is_name(item: str | PurePath) -> bool:
+    """Whether this names a file, a folder or a data set, and is no text."""
+    if isinstance(item, PurePath) or os.path.exists(item):
+        return True
+    return bool(item.strip()) and _looks_like_a_name(item)
+
+
+def is_data_set(item: str | PurePath) -> bool:
+    """Whether this is read as the name of a data set on the hub."""
     if not isinstance(item, str) or not item.strip() or os.path.exists(item):
         return False
     return _looks_like_a_name(item) and _could_be_on_the_hub(item)
@@ -273,9 +314,9 @@ def _could_be_on_the_hub(item: str) -> bool:
     return True
 
 
-def _missing(path: Path) -> str:
-    """A path that does not exist, with the closest name where its first wrong part should be."""
-    wrong = path
+def closest_path(path: str | Path) -> str | None:
+    """Of a path that does not exist, the closest name where its first wrong part should be."""
+    wrong = Path(path)
     while not os.path.exists(wrong.parent):
         wrong = wrong.parent
     try:
@@ -283,7 +324,12 @@ def _missing(path: Path) -> str:
     except OSError:  # no folder, or not ours to read
         names = []
     close = difflib.get_close_matches(wrong.name, names, n=1)
-    remedy = f"did you mean {str(wrong.parent / close[0])!r}?" if close else "check the spelling"
+    return str(wrong.parent / close[0]) if close else None
+
+
+def _missing(path: Path) -> str:
+    close = closest_path(path)
+    remedy = f"did you mean {close!r}?" if close else "check the spelling"
     return f"{str(path)!r}, which does not exist; {remedy}"
 
 
@@ -307,7 +353,8 @@ def _files_in(folder: Path) -> list[Path]:
 
 def _refuse_folder(error: OSError) -> None:
     raise ValueError(
-        f"expected a folder that can be read, got {error.filename} ({error.strerror})"
+        f"expected a folder that can be read, got {error.filename} ({error.strerror}); look at its "
+        "permissions"
     ) from error
 
 
@@ -338,7 +385,10 @@ def _bytes_of(file: Path) -> bytes:
         return gzip.decompress(data) if file.suffix.lower() == ".gz" else data
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ValueError(f"expected a file that can be read, got {file} ({reason})") from error
+        raise ValueError(
+            f"expected a file that can be read, got {file} ({reason}); write it again, or name "
+            "another"
+        ) from error
 
 
 def _marked_encoding(data: bytes) -> str | None:
@@ -369,7 +419,7 @@ def _decoded(data: bytes, file: Path, encoding: str | None) -> str:
         at = f" at byte {error.start}" if isinstance(error, UnicodeDecodeError) else ""
         raise ValueError(
             f"expected text in {known}, got {file}, which is not{at}; pass the encoding that it "
-            "has, such as encoding='latin-1'"
+            "has, such as encoding='latin-1', or convert it to UTF-8"
         ) from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
@@ -383,9 +433,15 @@ def _json_lines(text: str, file: Path, *, column: str) -> list[str]:
         try:
             row = json.loads(line)
         except (json.JSONDecodeError, RecursionError) as error:
-            raise ValueError(f"expected JSON, got {where}: {error}") from error
+            raise ValueError(
+                f"expected JSON, got {where}: {error}; write one object a line, such as "
+                f'{{"{column}": "…"}}'
+            ) from error
         if not isinstance(row, dict):
-            raise ValueError(f"expected a JSON object, got {type(row).__name__} in {where}")
+            raise ValueError(
+                f"expected a JSON object, got {type(row).__name__} in {where}; write one object a "
+                f'line, such as {{"{column}": "…"}}'
+            )
         check_column(column, row, where)
         found.append(row[column])
     return strings_in(found, column=column, where=str(file))
@@ -401,5 +457,7 @@ def _read_parquet(file: Path, *, column: str) -> list[str]:
             values = opened.read(columns=[column]).column(column).to_pylist()
     except (ArrowException, OSError) as error:
         reason = checks.first_line(error)
-        raise ValueError(f"expected a Parquet file, got {file} ({reason})") from error
+        raise ValueError(
+            f"expected a Parquet file, got {file} ({reason}); write it again, or name another"
+        ) from error
     return strings_in(values, column=column, where=str(file))

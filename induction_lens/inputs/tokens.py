@@ -220,11 +220,12 @@ def sample_text(
         seed: Which sequences are drawn, and in what order.
         source: None for the held-out files of the Python standard library's source; or a file, a
             folder, a text, the name of a Hugging Face dataset (`org/name`, its first 10,000 rows),
-            or a list of these; a column of a data frame, or an iterator of texts; or a
+            or a list of these; a data frame, a column of one, or an iterator of texts; or a
             `TextSource`, which names a dataset's split and revision too. A string that looks like a
             name is never taken for a text. The tokens of a dataset are kept on disk.
         text: Instead of `source`: one or several strings that are text, whatever they look like.
-        column: The column of `.jsonl` and `.parquet` files and of datasets that holds the text.
+        column: The column of `.jsonl` and `.parquet` files, of datasets and of data frames that
+            holds the text.
         encoding: Of text files; None for UTF-8, or what a byte-order mark says.
         short_documents: `pack` joins documents with BOS between them and cuts the result into
             sequences; `drop` takes the beginning of every document that is long enough, and leaves
@@ -261,9 +262,10 @@ def sample_text(
     cut = _beginnings if drops else corpus.pack_encoded
     sequences, numbers = cut(encoded, seq_len, bos=bos_id(model))
     if len(sequences) < (n_sequences or 1):
+        fewer = f"ask for at most {len(sequences)}, " if len(sequences) else ""
         raise ValueError(
             f"expected text for {n_sequences or 1} sequences of {seq_len} tokens, got enough for "
-            f"{len(sequences)}; ask for fewer or shorter sequences, or add to the source"
+            f"{len(sequences)}; {fewer}ask for shorter ones, or add to the source"
         )
     rows = _order(len(sequences), generator)[:n_sequences]
     tokens = sequences[rows].long()

@@ -12,6 +12,7 @@ from induction_lens.models.attention import (
     pattern_of,
 )
 from induction_lens.models.calls import Call, before_forward, reading
+from induction_lens.models.checkpoint import check_model_folder
 from induction_lens.models.classes import HAS_HOOKED_TRANSFORMER
 from induction_lens.models.exclusive import InterventionError, exclusive, undone
 from induction_lens.models.fidelity import check_causal
@@ -136,6 +137,7 @@ __all__ = [
     "centres",
     "check_causal",
     "check_device",
+    "check_model_folder",
     "check_weights",
     "check_zero_removes",
     "checked_tokens",

@@ -84,10 +84,11 @@ class Checkpoint:
                 device_map=device_map,
                 trust_remote_code=self.trust_remote_code,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # which are refused below, with their names
             )
         model, report = read
-        for problem in ("missing_keys", "mismatched_keys"):
-            _refuse_made_up_weights(self.name, sorted(map(str, report[problem])))
+        _refuse_other_sizes(self.name, report["mismatched_keys"])
+        _refuse_made_up_weights(self.name, sorted(map(str, report["missing_keys"])))
         if self.adapter is not None:
             self.adapter.merge_into(model)
         if device_map is None:
@@ -160,6 +161,16 @@ def open_checkpoint(name: str, *, trust_remote_code: bool, pickles: bool = False
     return Checkpoint(name, folder, config, trust_remote_code, pickles)
 
 
+def check_model_folder(folder: Path) -> None:
+    """Check that a folder holds a model or an adapter, by what its files are called.
+
+    Raises:
+        ValueError: It does not.
+    """
+    if not (folder / ADAPTER).is_file():
+        _config_in(folder)
+
+
 def _refuse_quantised(name: str, raw: dict[str, Any]) -> None:
     """Refuse packed weights: neither class of TransformerLens folds or splits them rightly."""
     packed = raw.get("quantization_config")
@@ -193,12 +204,21 @@ def _unknown(name: str, kind: str, *, brings_code: bool) -> str:
 
 
 def _config_in(folder: Path) -> Path:
-    if not (folder / _CONFIG).is_file():
+    if (folder / _CONFIG).is_file():
+        return folder / _CONFIG
+    expected = "expected a folder with a model (config.json and weights)"
+    if folder.is_file():
+        raise Refused(f"{expected}, got the file {folder}; pass the folder that it is in")
+    models = sorted(path for path in folder.iterdir() if (path / _CONFIG).is_file())
+    if models:
         raise Refused(
-            f"expected a folder with a model (config.json and weights), got {folder}, which has no "
-            "config.json; pass the folder that save_pretrained or a snapshot wrote"
+            f"{expected}, got {folder}, which holds {len(models)}; pass one of them, such as "
+            f"{models[-1]}, or all of them with induction_lens.suites.suite"
         )
-    return folder / _CONFIG
+    raise Refused(
+        f"{expected}, got {folder}, which has no config.json; pass the folder that "
+        "save_pretrained or a snapshot wrote"
+    )
 
 
 def downloaded(name: str, revision: str) -> Path:
@@ -321,6 +341,17 @@ def _no_weights(folder: Path) -> str:
             f"code when it is read; {_CONVERT}"
         )
     return f"expected weights (model.safetensors), got {folder} without any; {_AGAIN}"
+
+
+def _refuse_other_sizes(name: str, found: Iterable[Any]) -> None:
+    """Refuse weights that have other sizes than the configuration says."""
+    for weight, *sizes in sorted(found, key=str):
+        in_file, by_config = (list(map(int, size)) for size in sizes)
+        raise Refused(
+            f"expected weights of the sizes that config.json gives, got {name} with {weight} of "
+            f"{in_file}, where it says {by_config}; put the config.json beside them that they were "
+            "saved with"
+        )
 
 
 def _refuse_made_up_weights(name: str, keys: Iterable[str]) -> None:

@@ -47,6 +47,11 @@ class Reference:
     tokens: tuple[Tensor, ...]
     log_probs: tuple[Tensor, ...]
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether all of it are numbers: those of padding ids may be minus infinity by design."""
+        return all(bool(each.isfinite().all()) for each in self.log_probs)
+
 
 @dataclass(frozen=True)
 class Difference:

@@ -112,6 +112,11 @@ def installed(
             "model.reset_hooks() does; what ran after that ran without them"
         )
     silent = [name for (name, _), did in zip(hooks, fired, strict=True) if not did]
+    if silent and all_fire and not any(fired):
+        raise InterventionError(
+            "expected a forward pass of the model inside the block, but none came through "
+            f"{silent[0]}; run the model there, the same object that the block is for"
+        )
     if silent and all_fire:
         raise InterventionError(
             f"expected every hook to fire, but {', '.join(silent)} never did; "

@@ -29,6 +29,7 @@ from induction_lens.models.fidelity import Reference, difference_from, reference
 from induction_lens.models.from_scratch import check_device
 from induction_lens.models.hooks import Model
 from induction_lens.models.own_format import is_own_format, load_own_format
+from induction_lens.models.properties import check_weights
 from induction_lens.models.refusing import (
     Refused,
     is_out_of_memory,
@@ -188,6 +189,8 @@ def first_faithful(
             remedy = "check that it runs in transformers"
             with refusing("a model that transformers can run", checkpoint.name, remedy):
                 reference = reference_of(hf_model, context or _UNLIMITED)
+            if not reference.is_finite:
+                check_weights(hf_model)
         try:
             model = wrap(checkpoint, hf_model, device, dtype)
             difference = difference_from(reference, model) if reference else None

@@ -58,14 +58,15 @@ def save_figure(
         The path.
 
     Raises:
-        ValueError: A size is out of range, the file has another ending, or kaleido or a browser is
-            missing.
+        ValueError: This is no figure, a size is out of range, the file has another ending, or
+            kaleido or a browser is missing.
 
     Examples:
         >>> scores = il.score_heads(il.load("toy-2l"))
         >>> il.plots.save_figure(scores.plot(), "heads.svg", width=3.25)  # doctest: +SKIP
         PosixPath('heads.svg')
     """
+    figure = _checked_figure(figure)
     path = checks.path("path", path)
     written = path.suffix[1:].lower()
     if written not in FORMATS:
@@ -108,6 +109,18 @@ def check_format(name: str, value: object) -> Format:
     chosen = checks.one_of(name, value, FORMATS)  # pyright: ignore[reportArgumentType]
     _kaleido()
     return chosen
+
+
+def _checked_figure(figure: Any) -> go.Figure:
+    """A plotly figure.
+
+    Raises:
+        ValueError: If it is something else, such as a result.
+    """
+    import plotly.graph_objects as go
+
+    remedy = "pass its plot()" if hasattr(figure, "plot") else "pass what plot() gives"
+    return checks.instance("figure", figure, go.Figure, remedy)
 
 
 def _drawing(

@@ -8,11 +8,11 @@ from typing import Any
 from induction_lens import checks
 from induction_lens.circuits import Circuit
 from induction_lens.circuits.cuts import Changed
-from induction_lens.files import output_folder, write_text
+from induction_lens.files import write_text
 from induction_lens.heads import names_of
 from induction_lens.reports import pages
 from induction_lens.reports.numbers import percent
-from induction_lens.reports.pages import Figure, Table
+from induction_lens.reports.pages import Figure, Table, page_folder
 
 _SHOWN = 8  # edges, on a page about more than the circuit
 
@@ -38,8 +38,7 @@ def save_circuit(found: Circuit, folder: str | Path) -> Path:
         'index.html'
     """
     checks.instance("found", found, Circuit, "make one with circuits.circuit(model)")
-    out = output_folder(folder)
-    out.mkdir(parents=True, exist_ok=True)
+    out = page_folder(folder)
     write_tables(found, out)
     write_text(out / "index.html", circuit_page(found))
     return out / "index.html"

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from induction_lens import checks
 from induction_lens.estimates import Estimate
-from induction_lens.files import output_folder, write_text
+from induction_lens.files import write_text
 from induction_lens.heads import names_of
 from induction_lens.reports import pages
 from induction_lens.reports.numbers import nats, number, percent
-from induction_lens.reports.pages import Figure, Table
+from induction_lens.reports.pages import Figure, Table, page_folder
 from induction_lens.tasks import KINDS, Contrast, Dissociation, KnockedOut, SameHeads
 
 TITLES = {kind.name: kind.title for kind in KINDS}
@@ -46,14 +46,16 @@ def save_dissociation(
     checks.instance("found", found, Dissociation, "make one with tasks.dissociate(model)")
     if same is not None:
         checks.instance("same", same, SameHeads, "make one with tasks.same_heads(model)")
-    out = output_folder(folder)
-    out.mkdir(parents=True, exist_ok=True)
-    found.to_frame().to_csv(out / "sets.csv", index=False)
-    found.tasks_frame().to_csv(out / "tasks.csv", index=False)
-    found.scores.to_frame().to_csv(out / "scores.csv", index=False)
+    out = page_folder(folder)
+    frames = {
+        "sets": found.to_frame(),
+        "tasks": found.tasks_frame(),
+        "scores": found.scores.to_frame(),
+    }
     if same is not None:
-        same.to_frame().to_csv(out / "same-heads.csv", index=False)
-        same.correlations_frame().to_csv(out / "correlations.csv", index=False)
+        frames |= {"same-heads": same.to_frame(), "correlations": same.correlations_frame()}
+    for name, frame in frames.items():
+        write_text(out / f"{name}.csv", frame.to_csv(index=False))
     write_text(out / "index.html", dissociation_page(found, same=same))
     return out / "index.html"
 

@@ -14,13 +14,19 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from induction_lens.files import output_folder
 from induction_lens.plots.saving import Format, save_figures
 from induction_lens.plots.static import static_css, static_svg
+from induction_lens.results import RESULT
 
 if TYPE_CHECKING:
     import jinja2
 
 TEMPLATES = Path(__file__).parent / "templates"
+PAGE = "index.html"
+"""What a page is called in its folder."""
+_MADE_BY = b'<meta name="generator" content="induction_lens">'
+_HEAD = 1000  # bytes: the mark stands near the beginning
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,31 @@ def render(template: str, *, static: bool = False, **content: Any) -> str:
     content |= {"static": static, "plotly_js": "" if static else get_plotlyjs()}
     content["static_css"] = static_css() if static else ""
     return _environment().get_template(template).render(**content)
+
+
+def page_folder(folder: str | Path) -> Path:
+    """A folder to write a page to, which need not exist yet: an earlier page may be there.
+
+    Raises:
+        ValueError: Nothing can be written there; or it has a page of somebody else, which would be
+            lost, or is a saved result, which could not be told from that of the page.
+    """
+    folder = output_folder(folder)
+    page = folder / PAGE
+    if page.is_file():
+        with page.open("rb") as file:
+            is_ours = _MADE_BY in file.read(_HEAD)
+        if not is_ours:
+            raise ValueError(
+                f"expected a folder without a page, or with one of induction_lens, got {folder}, "
+                f"which has another {PAGE}; name another folder"
+            )
+    if (folder / RESULT).is_file():
+        raise ValueError(
+            f"expected a folder for a page, got {folder}, which is a saved result; name another, "
+            f"such as {folder}-page"
+        )
+    return folder
 
 
 def save_pictures(figures: Iterable[Figure], folder: Path, written: Format) -> None:

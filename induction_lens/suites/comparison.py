@@ -26,6 +26,7 @@ from induction_lens.heads import Head, HeadScores, names_of
 from induction_lens.models import units_of
 from induction_lens.packing import Comparable, packable, same
 from induction_lens.results import Provenance, Result
+from induction_lens.style import Theme, themed
 from induction_lens.suites.drawing import comparison_figure
 
 if TYPE_CHECKING:
@@ -271,10 +272,14 @@ class Comparison(Result):
         names = ["quantity", "first", "second", *columns("difference", None), "paired", "n"]
         return pd.DataFrame(rows, columns=names).astype({"n": "Int64"})
 
-    def plot(self) -> go.Figure:
+    def plot(self, *, theme: Theme | None = None) -> go.Figure:
         """Loss, ICL score, what goes without the heads, and the strongest induction score of every
-        model, with 95% intervals: one row a model."""
-        return comparison_figure(
+        model, with 95% intervals: one row a model.
+
+        Raises:
+            ValueError: There is no such theme.
+        """
+        figure = comparison_figure(
             [one.name for one in self.models],
             {
                 words: [one.estimate(quantity) for one in self.models]
@@ -283,6 +288,7 @@ class Comparison(Result):
             [None if one.induction is None else one.induction.top(1)[0] for one in self.models],
             threshold=self.threshold,
         )
+        return themed(figure, theme)
 
     def __repr__(self) -> str:
         """A line for each model."""

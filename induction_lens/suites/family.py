@@ -25,6 +25,7 @@ from induction_lens.files import output_folder, tidy
 from induction_lens.heads import THRESHOLD
 from induction_lens.inputs.reading import Source
 from induction_lens.inputs.tokens import read_documents
+from induction_lens.loading import check_names
 from induction_lens.locks import locked
 from induction_lens.models import is_model, model_name
 from induction_lens.progress import libraries_follow, progress_bar
@@ -127,7 +128,7 @@ class Family:
 
 
 def family(
-    models: Iterable[Any],
+    models: Iterable[Any] | Mapping[str, Any],
     *,
     out: str | Path | None = None,
     text: Source | None = None,
@@ -149,7 +150,8 @@ def family(
 
     Args:
         models: Names, folders, or hooked models. Of the folder of a training run its model is
-            measured, and its trajectory is used where it was tracked.
+            measured, and its trajectory is used where it was tracked. A dictionary says what each
+            is called.
         out: Folder for the measures; None keeps none.
         text: Sources of text, as `sample_text` takes them; None: Python source. It is read once.
         n_sequences: Sequences of text, of 512 tokens or what the shortest context holds.
@@ -230,15 +232,20 @@ def _measuring_in(out: Path, *, resume: bool) -> Iterator[None]:
 
 def _checked_models(models: Any, engine: Engine) -> dict[str, Any]:
     """The models by name."""
-    given: list[Any] = (
-        [models] if isinstance(models, (str, Path)) else checks.several("models", models)
-    )
-    names = [model_name(one) if is_model(one) else str(one) for one in given]
+    if isinstance(models, Mapping):
+        names = [checks.text("each name of models", name) for name in models]
+        given = list(models.values())
+    else:
+        alone = isinstance(models, (str, Path)) or is_model(models)
+        given: list[Any] = [models] if alone else checks.several("models", models)
+        names = [model_name(one) if is_model(one) else str(one) for one in given]
     if not given or len(set(names)) < len(names):
         got = ", ".join(names) or "none"
         raise ValueError(
-            f"expected one or more models of different names, got {got}; name each once"
+            f"expected one or more models of different names, got {got}; name each once, or pass "
+            "a dictionary with a name for each"
         )
+    check_names(model_of_run(one) for one in given)
     loaded = next((name for name, one in zip(names, given, strict=True) if is_model(one)), None)
     if loaded is not None and engine.name != "local":
         raise ValueError(

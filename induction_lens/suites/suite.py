@@ -101,8 +101,10 @@ class Suite(Trackable):
         steps = chosen_steps(steps, checkpoints)
         chosen = [one for one in self.checkpoints if one.step in set(steps)]
         if not chosen:
+            why = "".join(f": {one.revision} {one.why}" for one in self.left_out[:1])
             raise ValueError(
-                f"expected a suite with checkpoints, got {self.name} without any; see left_out"
+                f"expected a suite with checkpoints, got {self.name}, of which none can be "
+                f"measured{why}; left_out says why of each"
             )
         sizes = [one.size for one in chosen]
         note = f"{self.name}: {len(chosen)} checkpoints"

@@ -48,7 +48,7 @@ from induction_lens.tasks.function_vectors import SCORED_ON, TRIALS, FunctionVec
 from induction_lens.tasks.kinds import chosen_kinds
 from induction_lens.tasks.prompting import few_shot_prompts
 from induction_lens.tasks.ready import READY, ready
-from induction_lens.tasks.task import Task
+from induction_lens.tasks.task import Task, checked_task
 
 EVALUATED = ("literal", "ABAB", "classes-2", "pattern", "plurals")
 """The ready tasks that accuracy is measured on by default; heads are chosen on others."""
@@ -210,9 +210,9 @@ def estimated_seconds(
 def _tasks(tasks: Any) -> list[Task]:
     if tasks is None:
         return ready(*EVALUATED)
-    given = [tasks] if isinstance(tasks, Task) else checks.several("tasks", tasks)
-    for task in given:
-        checks.instance("each of tasks", task, Task, "make one with Task.from_pairs(name, pairs)")
+    alone = isinstance(tasks, (Task, str)) or hasattr(tasks, "columns")
+    listed = [tasks] if alone else checks.several("tasks", tasks)
+    given = [checked_task("each of tasks", task) for task in listed]
     names = [task.name for task in given]
     if not given or len(set(names)) < len(names):
         raise checks.refuse("tasks", "tasks of different names", tasks, "pass each once")

@@ -26,7 +26,7 @@ from induction_lens.models import (
     shape,
     tokenizer_of,
 )
-from induction_lens.tasks.task import Item, Span, Target, Task
+from induction_lens.tasks.task import Item, Span, Target, Task, checked_task
 
 SHOTS = 10
 """Worked examples in a prompt, as in Todd et al. 2024 and Yin and Steinhardt 2025."""
@@ -162,7 +162,7 @@ def few_shot_prompts(
         ['A:', 'A:']
     """
     checks.model(model)
-    checks.instance("task", task, Task, "make one with tasks.Task.from_pairs(name, pairs)")
+    checked_task("task", task)
     shots = checks.whole_number("shots", shots, least=0, most=1000, remedy="for instance 10")
     n_items = checks.whole_number("n_items", n_items, least=1, most=10**5)
     shuffled_answers = checks.flag("shuffled_answers", shuffled_answers)

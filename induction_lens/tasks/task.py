@@ -159,19 +159,19 @@ class Task:
         Args:
             name: What it is called.
             frame: The rows.
-            prompt: The column of what is asked; None takes the first.
-            answer: The column of what is right; None takes the second.
+            prompt: The column of what is asked; None takes `prompt` where there are columns of that
+                name and `answer`, else the first of two.
+            answer: The column of what is right; None takes the other one.
             options: Further fields of `Task`.
 
         Raises:
-            ValueError: If there is no such column.
+            ValueError: If there is no such column, or it is not clear which are meant.
         """
         columns = [str(column) for column in getattr(frame, "columns", ())]
         if len(columns) < 2:
             remedy = "pass one with a column of prompts and one of answers"
             raise checks.refuse("frame", "a data frame of two columns or more", frame, remedy)
-        asked = checks.one_of("prompt", columns[0] if prompt is None else prompt, columns)
-        right = checks.one_of("answer", columns[1] if answer is None else answer, columns)
+        asked, right = _columns(columns, prompt, answer)
         parts = [frame.iloc[:, columns.index(column)] for column in (asked, right)]
         known = parts[0].notna() & parts[1].notna()
         texts = [part[known].astype(str) for part in parts]
@@ -211,3 +211,57 @@ class Task:
         """Items with their answers, one after another."""
         _, _, after = self.template.partition(ANSWER)
         return "".join(f"{self.asked(item)} {item.answer}{after}" for item in items)
+
+
+def checked_task(name: str, given: object) -> Task:
+    """A task.
+
+    Raises:
+        ValueError: If it is something else, with how to make one of it.
+    """
+    remedy = "make one with tasks.Task.from_pairs(name, pairs)"
+    if hasattr(given, "columns"):
+        remedy = "make one with tasks.Task.from_frame(name, frame)"
+    elif isinstance(given, str):
+        remedy = f"tasks.ready({given!r}) makes ready ones, which tasks.READY lists"
+    elif isinstance(given, list) and given and all(isinstance(one, Task) for one in given):
+        remedy = "pass one of them, such as the first, [0]"
+    return checks.instance(name, given, Task, remedy)
+
+
+def _columns(columns: list[str], prompt: str | None, answer: str | None) -> tuple[str, str]:
+    """Which columns of a data frame hold what is asked, and what is right.
+
+    Raises:
+        ValueError: There is no such column, or one name is that of several; both are the same; or
+            neither names nor number say which are meant.
+    """
+    twice = next((name for name in columns if columns.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(
+            f"expected columns of different names, got {twice!r} more than once; rename them"
+        )
+    chosen: dict[str, str | None] = {"prompt": prompt, "answer": answer}
+    for name, column in chosen.items():
+        if column is not None:
+            checks.one_of(name, column, columns)
+    named = {name: name if column is None else column for name, column in chosen.items()}
+    if all(column in columns for column in named.values()):
+        found = named
+    elif len(columns) == 2:
+        first, second = columns
+        if (answer is None and prompt == second) or (prompt is None and answer == first):
+            first, second = second, first
+        found = {"prompt": prompt or first, "answer": answer or second}
+    else:
+        missing = " and ".join(f"{name}=" for name, column in chosen.items() if column is None)
+        raise ValueError(
+            f"expected a data frame with columns prompt and answer, or two columns, got "
+            f"{', '.join(columns)}; name them with {missing}"
+        )
+    if found["prompt"] == found["answer"]:
+        raise ValueError(
+            f"expected two columns, got {found['prompt']!r} for both prompt and answer; name "
+            "another"
+        )
+    return found["prompt"], found["answer"]

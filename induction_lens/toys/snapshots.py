@@ -112,6 +112,10 @@ def write_snapshot(
             raise ValueError(f"expected extra to be JSON-ready, got {error}") from error
 
 
+class OfHuggingFace(ValueError):  # noqa: N818
+    """A folder that holds a model of Hugging Face, and no snapshot."""
+
+
 def read_snapshot(path: str | Path) -> Snapshot:
     """What is known of a snapshot without loading its weights.
 
@@ -132,7 +136,7 @@ def read_snapshot(path: str | Path) -> Snapshot:
         raise ValueError(f"expected a snapshot folder with {CONFIG}, got {path} without it")
     content = read_json(file, remedy=_REMEDY)
     if "step" not in content and {"model_type", "architectures"} & content.keys():
-        raise ValueError(
+        raise OfHuggingFace(
             f"expected a snapshot that induction_lens.train wrote, got {path}, a Hugging Face "
             "model; load it with induction_lens.load, and score it with score_heads or report"
         )

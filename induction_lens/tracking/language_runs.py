@@ -27,9 +27,10 @@ from induction_lens.detectors import AttentionDetector, score_heads
 from induction_lens.heads import Head
 from induction_lens.languages import Language
 from induction_lens.metrics import per_token_loss
+from induction_lens.packing import Comparable
 from induction_lens.progress import progress_bar
 from induction_lens.seals import read_tensors, write_tensors
-from induction_lens.style import CLEAN, CONTROL, new_figure
+from induction_lens.style import CLEAN, CONTROL, Theme, new_figure, themed
 from induction_lens.toys.snapshots import load as load_snapshot
 from induction_lens.tracking.moments import snapshots_of
 from induction_lens.training.clamp import Clamp, cut_at, cutting
@@ -45,8 +46,8 @@ _GROUPS = ("losses", "scores", "distances")
 _REMEDY = "write one with LanguageTrajectory.save"
 
 
-@dataclass(frozen=True)
-class LanguageTrajectory:
+@dataclass(frozen=True, eq=False)
+class LanguageTrajectory(Comparable):
     """One run on a language, measured at each of its snapshots on the same sequences.
 
     Examples:
@@ -140,11 +141,11 @@ class LanguageTrajectory:
             {k: v.numpy() if isinstance(v, Tensor) else v for k, v in columns.items()}
         )
 
-    def plot(self, kind: str = "all") -> go.Figure:
+    def plot(self, kind: str = "all", *, theme: Theme | None = None) -> go.Figure:
         """The loss of a kind of token over training, and, as lines, those of other predictors.
 
         Raises:
-            ValueError: If the language has no such kind.
+            ValueError: If the language has no such kind, or there is no such theme.
         """
         import plotly.graph_objects as go
 
@@ -157,7 +158,7 @@ class LanguageTrajectory:
             figure.add_hline(by_kind[kind], line_color=CONTROL, annotation_text=predictor)
         figure.update_xaxes(title="updates")
         figure.update_yaxes(title="loss, nats per token")
-        return figure
+        return themed(figure, theme)
 
     def save(self, path: str | Path) -> None:
         """Write the trajectory as one safetensors file, atomically."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,9 +18,16 @@ from induction_lens.ablation.each_head import ablate_each_head
 from induction_lens.ablation.methods import MAIN_METHOD, METHODS, Method, PatternPreserving
 from induction_lens.circuits import strongest_edges
 from induction_lens.detectors import TargetMass, measure, prompts, score_heads
-from induction_lens.inputs.tokens import text_tokens
+from induction_lens.inputs.reading import TextSource
+from induction_lens.inputs.tokens import read_documents, text_tokens
 from induction_lens.metrics import choose_positions, icl_per_sequence, per_token_loss
-from induction_lens.models import shape, tokenizer_of, toy_weights
+from induction_lens.models import (
+    TextTokens,
+    shape,
+    tokenizer_of,
+    toy_weights,
+    whole_numbers,
+)
 from induction_lens.seals import tokens_digest
 from induction_lens.toys.model import ToyConfig
 
@@ -97,7 +105,8 @@ class Settings:
 class Asked:
     """What the caller of `track` asked for; what is left open follows from the model."""
 
-    text: Int[Tensor, "sequence pos"] | None
+    text: Any
+    """Token ids [sequence pos], documents, or None; given as `Tokens` or as sources of text."""
     n_sequences: int
     n_prompts: int
     n_ablated: int
@@ -109,17 +118,15 @@ class Asked:
     seed: int
 
     def __post_init__(self) -> None:
-        """Check everything that needs no model, and make plain numbers of NumPy's."""
+        """Check everything that needs no model, and make plain numbers of NumPy's; the text becomes
+        a tensor of token ids, or the documents that sequences are drawn from."""
         for name in ("n_sequences", "n_prompts", "n_ablated", "n_examples"):
             number = checks.whole_number(name, getattr(self, name), least=1)
             object.__setattr__(self, name, number)
         object.__setattr__(self, "seed", checks.seed(self.seed))
         if self.methods is not None:
             object.__setattr__(self, "methods", checks.some_of("methods", self.methods, METHODS))
-        if self.text is not None:
-            remedy = "give token ids, as `text_tokens` makes them"
-            axes = ["sequence", "pos"]
-            checks.tensor("text", self.text, axes=axes, whole=True, remedy=remedy)
+        object.__setattr__(self, "text", _ids_or_documents(self.text))
 
     def settled(self, info: ModelInfo) -> Settings:
         """The settings for a model.
@@ -128,14 +135,15 @@ class Asked:
             ValueError: The text or the positions do not fit it.
         """
         text = self.text
-        if text is not None:
+        length = length_for(info.config["n_ctx"])
+        if isinstance(text, Tensor):
             _check_fits(text, info.config)
-        length = length_for(info.config["n_ctx"]) if text is None else text.shape[1]
+            length = text.shape[1]
         where = choose_positions(length, early=self.early, late=self.late, window=self.window)
         by_default = PatternPreserving.name if info.config["attn_only"] else MAIN_METHOD
         return Settings(
-            text=None if text is None else tokens_digest(text),
-            n_sequences=self.n_sequences if text is None else len(text),
+            text=_digest(text),
+            n_sequences=len(text) if isinstance(text, Tensor) else self.n_sequences,
             n_prompts=self.n_prompts,
             n_ablated=self.n_ablated,
             n_examples=self.n_examples,
@@ -160,11 +168,16 @@ class Material:
 
 
 def held_out_text(
-    model: Any, *, n_sequences: int = N_SEQUENCES, seed: int = 0
+    model: Any,
+    *,
+    n_sequences: int = N_SEQUENCES,
+    seed: int = 0,
+    documents: tuple[str, ...] | None = None,
 ) -> Int[Tensor, "sequence pos"]:
-    """The text that `track` draws for a model where none is given."""
+    """The text that `track` draws for a model: of held-out source where no documents are given."""
     length = length_for(shape(model).n_ctx)
-    return text_tokens(model, n_sequences=n_sequences, seq_len=length, seed=seed)
+    options: dict[str, Any] = {"n_sequences": n_sequences, "seq_len": length, "seed": seed}
+    return text_tokens(model, text=documents, **options)
 
 
 def length_for(n_ctx: int) -> int:
@@ -172,10 +185,11 @@ def length_for(n_ctx: int) -> int:
     return min(SEQ_LEN, n_ctx)
 
 
-def draw(model: Any, text: Tensor | None, settings: Settings) -> Material:
+def draw(model: Any, text: Tensor | tuple[str, ...] | None, settings: Settings) -> Material:
     """Draw what all models of a run are measured on."""
-    if text is None:
-        text = held_out_text(model, n_sequences=settings.n_sequences, seed=settings.seed)
+    if not isinstance(text, Tensor):
+        options = {"n_sequences": settings.n_sequences, "seed": settings.seed}
+        text = held_out_text(model, documents=text, **options)
     n_losses = len(text) * (text.shape[1] - 1)
     # as in the runs that ship, with which others are compared
     random = prompts(model, n_sequences=settings.n_prompts, seed=settings.seed, one_length=True)
@@ -231,6 +245,35 @@ def _induction_by_sequence(model: Any, random: Tensor) -> Tensor:
     mass = TargetMass(model, random, ["induction"])
     measure(model, random, [mass])
     return mass.by_sequence("induction")
+
+
+def _ids_or_documents(text: Any) -> Tensor | tuple[str, ...] | None:
+    """Token ids as a tensor; of sources of text the documents.
+
+    Raises:
+        ValueError: They are no ids of one length, or the sources cannot be read.
+    """
+    if text is None:
+        return None
+    given = text.tokens if isinstance(text, TextTokens) else text
+    if isinstance(given, Mapping):
+        raise checks.refuse("text", "token ids or sources of text", given, "pass its input_ids")
+    ids = None if isinstance(given, (str, Path, TextSource)) else whole_numbers(given)
+    if ids is None:
+        return tuple(read_documents(given))
+    remedy = "give token ids of one length, as `sample_text` makes them"
+    return checks.tensor("text", ids, axes=["sequence", "pos"], whole=True, remedy=remedy)
+
+
+def _digest(text: Any) -> str | None:
+    """A sum of the text that the caller gave."""
+    if text is None or isinstance(text, Tensor):
+        return None if text is None else tokens_digest(text)
+    digest = hashlib.sha256()
+    for document in text:
+        encoded = document.encode("utf-8", "surrogatepass")
+        digest.update(f"{len(encoded)}:".encode() + encoded)
+    return digest.hexdigest()
 
 
 def _check_fits(text: Tensor, config: dict[str, Any]) -> None:

@@ -16,7 +16,14 @@ from typing import Any
 
 from induction_lens import checks
 from induction_lens.models import is_model, model_name, weights_hash
-from induction_lens.toys.snapshots import CONFIG, Snapshot, list_snapshots, load, read_snapshot
+from induction_lens.toys.snapshots import (
+    CONFIG,
+    OfHuggingFace,
+    Snapshot,
+    list_snapshots,
+    load,
+    read_snapshot,
+)
 from induction_lens.tracking.choice import Checkpoints, chosen_steps
 from induction_lens.tracking.measures import ModelInfo
 from induction_lens.training.loop import TrainingRun
@@ -229,7 +236,14 @@ def snapshots_of(run: str | Path | TrainingRun) -> Sequence[Snapshot]:
                 f"expected a training run, got {folder}, the snapshot of step {found.step}; name "
                 "the folder that the step-... folders are in"
             )
-        snapshots = list_snapshots(inside if inside.is_dir() else folder)
+        try:
+            snapshots = list_snapshots(inside if inside.is_dir() else folder)
+        except OfHuggingFace as error:
+            raise ValueError(
+                f"expected the snapshots of a training run of this package, got {folder} with "
+                f"models of Hugging Face; pass induction_lens.suites.suite({str(folder)!r}, "
+                "tokens_per_step=...), with batch size times sequence length"
+            ) from error
         where = f"{folder} without any"
     if not snapshots:
         raise ValueError(

@@ -35,6 +35,7 @@ from induction_lens.heads import HeadLike, parse_heads
 from induction_lens.inputs.tokens import repeated_random_tokens, shuffled
 from induction_lens.metrics import per_token_loss
 from induction_lens.models import Model, Tokens, sequences_of, shape
+from induction_lens.packing import Comparable
 from induction_lens.style import TEXT, Theme, new_figure, themed
 
 if TYPE_CHECKING:
@@ -161,8 +162,8 @@ def count_ngrams(training: Int[Tensor, "sequence pos"], *, d_vocab: int) -> Ngra
     return NgramTables(d_vocab, ids[:, 1:].size, counts)
 
 
-@dataclass(frozen=True)
-class NgramControl:
+@dataclass(frozen=True, eq=False)
+class NgramControl(Comparable):
     """Losses of the tables, the model, and the model without heads, on three kinds of tokens."""
 
     losses: Mapping[str, Mapping[str, Tensor]]

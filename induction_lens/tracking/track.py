@@ -23,15 +23,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from induction_lens import checks
 from induction_lens.ablation.methods import Method
 from induction_lens.detectors import DETECTORS
 from induction_lens.files import atomic_folder, atomic_path, output_folder, recover, tidy
+from induction_lens.inputs import reading
 from induction_lens.locks import Lock, locked
-from induction_lens.models import check_device
+from induction_lens.models import Tokens, check_device
 from induction_lens.progress import progress_bar
 from induction_lens.seals import read_json, read_tensors, save_tensors, write_json
 from induction_lens.tracking.choice import Checkpoints
@@ -67,7 +67,7 @@ def track(
     run: str | Path | TrainingRun | Trackable | Iterable[Any],
     *,
     out: str | Path,
-    text: Int[Tensor, "sequence pos"] | None = None,
+    text: Tokens | reading.Source | None = None,
     n_sequences: int = N_SEQUENCES,
     n_prompts: int = 32,
     n_ablated: int = 64,
@@ -96,9 +96,10 @@ def track(
             deleted; or hooked models as they come, as `(step, tokens seen, model)`, such as a
             training loop yields.
         out: Folder for the measures.
-        text: Sequences to measure on, BOS at position 0; None draws held-out Python source, in
-            sequences of 512 tokens, or as many as a shorter context holds.
-        n_sequences: Sequences to draw where `text` is None.
+        text: Sequences of token ids to measure on, BOS at position 0, as `sample_text` gives them;
+            or sources of text as it takes them; None: held-out Python source. From text, sequences
+            of 512 tokens are drawn, or of as many as a shorter context holds.
+        n_sequences: Sequences to draw, where `text` holds no token ids.
         n_prompts: Prompts of repeated random tokens, four copies of 25, or of as many as fit a
             shorter context.
         n_ablated: Sequences that heads are knocked out on: the first ones, at most all.

@@ -22,6 +22,7 @@ from induction_lens import checks
 from induction_lens.estimates import bootstrap_mean
 from induction_lens.files import atomic_path
 from induction_lens.heads import Head
+from induction_lens.packing import Comparable
 from induction_lens.seals import check, seal, with_seal
 from induction_lens.style import Theme, themed
 from induction_lens.tracking.drawing import induction_figure
@@ -50,8 +51,8 @@ _TABLES = ("scores", "effects", "edges")
 _REMEDY = "write one with Trajectory.save, or make one with induction_lens.track"
 
 
-@dataclass(frozen=True)
-class Trajectory:
+@dataclass(frozen=True, eq=False)
+class Trajectory(Comparable):
     """One training run, measured at each of its snapshots on the same text and prompts.
 
     Examples:

@@ -45,6 +45,10 @@ def models(tmp_path_factory) -> Path:
     write_folder("neox", folder / "neox", tokenizer=True)
     write_folder("gpt2", folder / "bare", tokenizer=False)
     (folder / "text.txt").write_text(TEXT)
+    (folder / "latin.txt").write_bytes("é".encode("latin-1") * 99)
+    (folder / "rows.jsonl").write_text('{"body": "x"}')
+    (folder / "site").mkdir()
+    (folder / "site" / "index.html").write_text("<!doctype html><title>Mine</title>")
     return folder
 
 
@@ -351,13 +355,33 @@ def test_reproduce_passes_its_options_on_and_says_what_came_of_it(
     ("arguments", "message"),
     [
         (["heads", "{models}/text.txt"], "text.txt"),
-        (["heads", "{models}"], "no config.json"),
+        (["heads", "{models}"], "which holds 4; pass one of them, such as {models}/neox"),
         (["heads", "{models}/llama", "--detector", "inductoin"], "did you mean 'induction'"),
         (["report", "{models}/llama", "--heads", "9.9"], "0.0 to 1.5"),
         (["report", "{models}/llama", "--heads", "one"], "'1.6' or (1, 6)"),
         (["report", "{models}/llama", "--method", "meen"], "did you mean 'mean'"),
-        (["report", "{models}/llama", "--text", "{models}/none"], "none', which does not exist"),
+        (["report", "{models}/llama", "--text", "{models}/none"], "none', which is not there"),
         (["report", "{models}/llama", "--text", "some words"], "got 'some words', which is not"),
+        (["report", "{models}/llama", "--text", ""], "got '', which is not there; check the sp"),
+        (["report", "{models}/llama", "--text", "{models}/tex.txt"], "did you mean '{models}/te"),
+        (["compare", "toy-1l", "toy-2l", "--text", "some words"], "got 'some words', which is n"),
+        (["compare", "toy-1l", "toy-2l", "--column", "body"], "expected --text with --column"),
+        (["compare", "toy-1l", "toy-2l", "--encoding", "utf-8"], "expected --text with --column"),
+        (["compare", "toy-1l", "toy-2"], "did you mean 'toy-2l'"),
+        (["family", "toy-1l", "--column", "body"], "expected --text with --column"),
+        (["family", "toy-1l", "{models}"], "which holds 4; pass one of them"),
+        (["track", "{models}", "--column", "body", "--out", "o"], "expected --text with --column"),
+        (["report", "{models}/llama", "--text", "{models}/latin.txt"], "--encoding latin-1, or c"),
+        (["report", "{models}/llama", "--text", "{models}/rows.jsonl"], "pass --column body, say"),
+        (["heads", "{models}/text.txt"], "got the file {models}/text.txt; pass the folder"),
+        (["heads", ""], "the name or the folder of a model, got ''"),
+        (["heads", "TOY-2L"], "did you mean 'toy-2l'"),
+        (["attention", "toy-1l", "--seed", "-1"], "--seed to be a whole number from 0"),
+        (["attention", "toy-1l", "--out", "page.txt"], "a file that ends with .html, got 'page"),
+        (["attention", "toy-1l", "--text", "{models}/text.txt"], "got the name of a file"),
+        (["report", "{models}/bare", "--out", "{models}/site"], "which has another index.html"),
+        (["circuit", "{models}/bare", "--out", "{models}/site"], "which has another index.html"),
+        (["dynamics", "--shipped", "--out", "{models}/site"], "which has another index.html"),
         (["report", "{models}/llama", "--column", "body"], "expected --text with --column"),
         (["report", "{models}/llama", "--encoding", "latin-1"], "expected --text with --column"),
         (["report", "{models}/llama", "--late", "99"], "inside the model's context"),
@@ -369,9 +393,9 @@ def test_reproduce_passes_its_options_on_and_says_what_came_of_it(
             ["report", "{models}/llama", "--heads", "9.9", "--out", "{models}/llama/config.json"],
             "expected --out to be a folder to write to, got the file",
         ),
-        (["attention", "{models}/bare", "--text", "words"], "a model with a tokenizer"),
+        (["attention", "{models}/bare", "--text", "words"], "which has no tokenizer, got a text"),
         (["attention", "{models}/llama", "--text", "words", "--heads", "9.9"], "0.0 to 1.5"),
-        (["attention", "{models}/llama", "--text", "a " * 99], "at most 67 tokens"),
+        (["attention", "{models}/llama", "--text", "a " * 99], "texts of at most 67 tokens"),
         (["attention", "{models}/llama", "--out", "{models}"], "--out to be a file to write"),
         (["dynamics", "{models}/none", "--out", "{models}/text.txt"], "a folder to write to"),
         (["train", "--preset", "toy-9l"], "toy-2l"),
@@ -392,15 +416,17 @@ def test_user_errors_are_one_line_on_stderr_with_exit_code_2(models, arguments, 
     assert result.stdout == ""
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
-    assert message in errors[0]
+    assert message.format(models=models) in errors[0]
     assert "Traceback" not in result.output
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["heads", "--top", "0"], "--top"),
-        (["heads", "--top", "three"], "--top"),
+        (["heads", "--top", "0"], "--top to be greater than or equal to 1, got '0'; see inducti"),
+        (["heads", "--top", "three"], "--top to be a valid integer, got 'three'; see induction"),
+        (["heads", "--threshold", "x"], "--threshold to be a valid number, got 'x'; see induct"),
+        (["compare"], "Missing argument 'MODEL…'; see induction-lens compare --help"),
         (["heads", "--bogus"], "No such option: --bogus; see induction-lens heads --help"),
         (["nonsense"], "No such command 'nonsense'"),
         (["--bogus"], "No such option: --bogus; see induction-lens --help"),
@@ -504,7 +530,12 @@ def test_where_nothing_can_be_written_is_found_before_the_work(models, monkeypat
     [line] = result.stderr.splitlines()
     assert line.startswith("error: expected --out to be a folder to write to, got ")
     left = {path.name for path in models.iterdir()}
-    assert left == {"llama", "gpt2", "neox", "bare", "text.txt"}
+    assert left == {
+        *("llama", "gpt2", "neox", "bare"),
+        *("text.txt", "latin.txt"),
+        "rows.jsonl",
+        "site",
+    }
 
 
 def test_heads_are_sorted_by_induction_or_as_asked():

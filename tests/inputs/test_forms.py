@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import induction_lens as il
+from induction_lens.inputs.prompt import one_sequence
 from induction_lens.models import bos_id, sequences_of
 from induction_lens.models.prompts import given_tokens
 
@@ -266,3 +267,38 @@ def test_no_file_of_another_name_is_read(model, tmp_path, monkeypatch):
     (tmp_path / "word").write_text("not this")
     assert sequences_of(model, "word").tokens.shape[0] == 1
     assert dataclasses.is_dataclass(given_tokens(model, "word"))
+
+
+PROMPTS = {
+    "a text": "a b a b",
+    "a list of one text": ["a b a b"],
+    "a column": pd.Series(["a b a b"]),
+    "a cut column": pd.Series(["x", "a b a b"])[1:],
+}
+
+
+@pytest.mark.parametrize("form", PROMPTS)
+def test_a_view_takes_a_prompt_in_every_form(model, form):
+    ids = [bos_id(model), *model.tokenizer("a b a b")["input_ids"]]
+    assert one_sequence(model, PROMPTS[form]).tolist() == ids
+    for kind in (np.int16, np.int32, np.uint16):
+        assert one_sequence(model, np.array(ids, dtype=kind)).tolist() == ids
+        assert one_sequence(model, [kind(i) for i in ids]).tolist() == ids
+        assert one_sequence(model, np.array([ids], dtype=kind)).tolist() == ids
+    assert one_sequence(model, torch.tensor(ids).short()).tolist() == ids
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("prompts.jsonl", r"got the name of a file, 'prompts\.jsonl'"),
+        ("<|bos|>a b", "expected texts without BOS, which is put before each"),
+        ("", "expected texts, got an empty one"),
+        (["a b", "a b a b"], r"one sequence, got 2; pass one of them, such as prompts\[0\]"),
+    ],
+)
+def test_a_view_reads_texts_as_everything_else_does(model, given, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prompts.jsonl").write_text("{}")
+    with pytest.raises(ValueError, match=said):
+        il.views.attention(model, given)

@@ -7,6 +7,7 @@ import os
 import time
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -593,3 +594,55 @@ def test_bad_input_to_the_corpus_is_refused(call, message):
 def test_one_root_may_be_a_string(tmp_path):
     (tmp_path / "a.py").write_text("x")
     assert [file.name for file in corpus.python_files(str(tmp_path))] == ["a.py"]
+
+
+# --- Data frames ---
+
+
+def test_a_data_frame_is_read_by_a_column():
+    frame = pd.DataFrame({"id": [1, 2, 3, 4], "body": ["one", None, " ", "a.txt"]})
+    assert reading.documents(frame, column="body") == ["one", "a.txt"]
+    assert reading.documents(reading.TextSource(frame, column="body")) == ["one", "a.txt"]
+    assert il.inputs.texts_in(frame, column="body") == ["one", "a.txt"]
+    missing = pd.Series(["one", pd.NA, "two"], dtype="string")
+    assert reading.documents(missing) == ["one", "two"]
+    assert reading.data_set_of(reading.TextSource(pd.DataFrame({"org/name": ["x"]}))) is None
+
+
+@pytest.mark.parametrize(
+    ("frame", "column", "said"),
+    [
+        ({"body": ["one"]}, "text", "the column 'text', got body in the data frame; pass column="),
+        ({"body": ["one"]}, "bdy", "in the data frame; did you mean 'body'"),
+        ({"text": [3]}, "text", "text in the column 'text' of the data frame, got int; name anoth"),
+        ({"text": [None]}, "text", "a source with text, got an empty one"),
+    ],
+)
+def test_what_a_data_frame_lacks_is_said(frame, column, said):
+    with pytest.raises(ValueError, match=said):
+        reading.documents(pd.DataFrame(frame), column=column)
+
+
+def test_names_of_columns_are_no_texts():
+    frame = pd.DataFrame({"one": ["a"], "two": ["b"]})
+    with pytest.raises(ValueError, match="expected text to be one column, got a DataFrame"):
+        reading.texts(frame)
+    twice = pd.concat([frame, frame], axis=1)
+    with pytest.raises(ValueError, match="one column 'one', got 2 of that name"):
+        reading.documents(twice, column="one")
+
+
+@pytest.mark.parametrize("read", [reading.documents, reading.texts])
+def test_sets_have_no_order_that_can_be_repeated(read):
+    with pytest.raises(ValueError, match=r"to be in order, got .*; pass a list"):
+        read({"one text", "another text"})
+
+
+def test_of_too_little_text_it_says_how_much_there_is():
+    model = il.load("toy-2l-narrow", device="cpu")
+    text = model.tokenizer.decode([100] * 15)
+    enough = len(il.sample_text(model, text=text, n_sequences=None, seq_len=8))
+    assert enough > 1
+    said = f"got enough for {enough}; ask for at most {enough}, ask for shorter ones"
+    with pytest.raises(ValueError, match=said):
+        il.sample_text(model, text=text, n_sequences=enough + 1, seq_len=8)

@@ -51,8 +51,18 @@ def test_a_missing_hook_point_is_named(implementation):
 
 def test_a_hook_that_never_fires_is_an_error(implementation):
     model = _toy(implementation)
+    hooks = [(hook_name("z", layer), lambda z: None) for layer in (0, 1)]
     with (
-        pytest.raises(InterventionError, match=r"hook_z never did"),
+        pytest.raises(InterventionError, match=r"but blocks\.1\.attn\.hook_z never did"),
+        installed(model, hooks),
+    ):
+        model(torch.tensor([[0, 1]]), stop_at_layer=1)
+
+
+def test_a_block_without_a_forward_pass_says_so(implementation):
+    model = _toy(implementation)
+    with (
+        pytest.raises(InterventionError, match=r"expected a forward pass of the model inside"),
         installed(model, [(hook_name("z", 1), lambda z: None)]),
     ):
         pass

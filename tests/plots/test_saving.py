@@ -105,3 +105,12 @@ def test_files_have_the_size_of_a_column(tmp_path):
     assert float(box[1]) == pytest.approx(3.25 * 72, abs=1)
     across, _ = struct.unpack(">II", (tmp_path / "heads.png").read_bytes()[16:24])
     assert across == pytest.approx(3.25 * 300, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("given", "remedy"),
+    [(TABLE, r"got a ScoreTable; pass its plot\(\)"), ({}, r"got \{\}; pass what plot\(\) gives")],
+)
+def test_what_is_no_figure_is_refused_in_one_line(given, remedy, tmp_path):
+    with pytest.raises(ValueError, match=rf"figure to be a Figure, {remedy}$"):
+        plots.save_figure(given, tmp_path / "heads.svg")

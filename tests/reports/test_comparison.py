@@ -214,6 +214,33 @@ def test_bad_calls(models, said):
         il.compare(models, n_sequences=4, n_controls=0, progress=False)
 
 
+def test_the_caller_may_say_what_each_is_called(studies, three):
+    one, two, other = studies.values()
+    found = il.compare({"before": one, "after": two, "toy-1l": other})
+    assert [model.name for model in found.models] == ["before", "after", "toy-1l"]
+    unnamed = three.differences("icl")
+    assert [d.difference for d in found.differences("icl")] == [d.difference for d in unnamed]
+    within = il.compare({"those": three, "this": one})
+    named = [f"those: {model.name}" for model in three.models]
+    assert [model.name for model in within.models] == [*named, "this"]
+    for wrong, said in (({3: one, "a": two}, "each name of models"), ({}, "two or more, got none")):
+        with pytest.raises(ValueError, match=said):
+            il.compare(wrong)
+
+
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [("toy-2", "did you mean 'toy-2l'"), (".", r"has no config\.json"), ("", "got ''")],
+)
+def test_a_name_that_is_wrong_is_found_before_the_work(second, said, monkeypatch):
+    def work(*_, **__):
+        raise LookupError("the work began")
+
+    monkeypatch.setattr("induction_lens.reports.comparison.comparing._measured", work)
+    with pytest.raises(ValueError, match=said):
+        il.compare(["toy-1l", second])
+
+
 def test_effects_are_no_induction_scores(studies):
     effects = il.HeadScores("effect", torch.zeros(1, 4), unit="nats")
     with pytest.raises(ValueError, match="expected scores of induction, got HeadScores"):

@@ -24,9 +24,11 @@ from induction_lens.cli.models import report_command
 from induction_lens.detectors import score_heads
 from induction_lens.estimates import Estimate
 from induction_lens.heads import Head, HeadScores, ScoreTable
+from induction_lens.inputs import TextSource
 from induction_lens.loading import zoo, zoo_names
 from induction_lens.metrics import Positions, per_token_loss
 from induction_lens.models import properties
+from induction_lens.reports import pages
 from induction_lens.reports.model import Example, card, evaluation, page, plan, report, sentences
 from induction_lens.reports.model.evaluation import (
     Data,
@@ -813,3 +815,41 @@ def test_the_command_names_what_differs_from_the_defaults():
     assert card.command("custom", text=None, options=options) == (
         "induction_lens.report(model, heads=['1.2', '0.1'], methods=['zero', 'mean'], n_controls=5)"
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pd.Series(["one line", "another line"]),
+        ["one line", "another line"],
+        iter(["one line"]),
+        pd.DataFrame({"text": ["a.txt"]}),
+        TextSource("org/name", revision="old"),
+        "two\nlines",
+    ],
+)
+def test_no_command_names_texts_that_only_python_has(text):
+    options = {**card._DEFAULTS, "heads": None, "methods": METHODS}
+    said = card.command("toy-2l", text=text, options=options)
+    assert said == "induction_lens.report(model, text=...)"
+
+
+def test_a_page_takes_the_place_of_no_other_page(tmp_path):
+    ours = tmp_path / "ours"
+    ours.mkdir()
+    (ours / "index.html").write_text(page_head())
+    assert pages.page_folder(ours) == ours
+    assert pages.page_folder(tmp_path / "new") == tmp_path / "new"
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "index.html").write_text("<!doctype html><title>My thesis</title>")
+    with pytest.raises(ValueError, match=r"got .*theirs, which has another index\.html; name anot"):
+        pages.page_folder(theirs)
+    kept = HeadScores("mine", torch.zeros(2, 3)).save(tmp_path / "kept")
+    with pytest.raises(ValueError, match=r"got .*kept, which is a saved result; name another, suc"):
+        pages.page_folder(kept)
+
+
+def page_head() -> str:
+    """How every page begins."""
+    return (pages.TEMPLATES / "base.html").read_text("utf-8")

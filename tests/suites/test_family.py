@@ -273,6 +273,9 @@ def test_how_often_intervals_of_flat_families_hold_zero():
         ),
         (["toy-1l"], {"n_sequences": 1}, "n_sequences"),
         (["toy-1"], {}, "did you mean 'toy-1l'"),
+        ({"mine": "toy-1"}, {}, "did you mean 'toy-1l'"),
+        ({3: "toy-1l"}, {}, "each name of models to be a text, got 3"),
+        (["toy-1l", "."], {}, r"has no config\.json"),
     ],
 )
 @pytest.mark.usefixtures("_as_users_call")
@@ -280,6 +283,14 @@ def test_bad_families_are_one_line(models, options, said):
     with pytest.raises(ValueError, match=said) as told:
         family(models, **options)
     assert "\n" not in str(told.value)
+
+
+def test_models_of_one_name_are_named_by_the_caller():
+    model = hugging_face_model("llama")
+    with pytest.raises(ValueError, match="pass a dictionary with a name for each"):
+        family([model, model])
+    found = family({"before": model, "after": model}, **TINY)
+    assert sorted(one.name for one in found.members) == ["after", "before"]
 
 
 @pytest.mark.slow

@@ -141,6 +141,15 @@ def test_a_folder_of_folders_needs_tokens(folders):
     assert sum(one.size for one in found.checkpoints) == 0
 
 
+def test_a_suite_without_checkpoints_says_why(folders, tmp_path):
+    first = sorted(folders.iterdir())[0]
+    for step in (1, 2):
+        shutil.copytree(first, tmp_path / f"step{step}")
+    found = il.suites.suite(tmp_path, tokens_per_step=9)
+    with pytest.raises(ValueError, match=r"none can be measured: step1 .*; left_out says why"):
+        found.source(None, work=tmp_path, keep=False)
+
+
 def test_a_list_is_a_suite(published, folders):
     given = [(8, 80, REPO, "step8"), (2, 20, str(folders / "step2"), None)]
     found = suite(given)

@@ -199,7 +199,58 @@ def test_a_task_from_a_frame_is_one_line():
     task = Task.from_frame("plurals", frame, prompt="word", answer="more")
     assert [(item.prompt, item.answer) for item in task.items] == [("dog", "dogs"), ("cat", "cats")]
     assert task.chance == 0.5
-    assert Task.from_frame("numbers", frame).items[1].prompt == "2"
+    numbers = Task.from_frame("numbers", frame, prompt="n", answer="more")
+    assert numbers.items[1].prompt == "2"
+    pairs = frame[["word", "more"]]
+    for asked, right in (("word", "more"), ("more", "word")):
+        one = Task.from_frame("pairs", frame[[asked, right]]).items[0]
+        assert (one.prompt, one.answer) == (frame[asked][0], frame[right][0])
+        for named in ({"prompt": asked}, {"answer": right}):
+            one = Task.from_frame("pairs", pairs, **named).items[0]
+            assert (one.prompt, one.answer) == (frame[asked][0], frame[right][0])
+
+
+def test_columns_named_prompt_and_answer_are_found_in_any_order():
+    frame = pd.DataFrame({"answer": ["dogs"], "id": [7], "prompt": ["dog"]})
+    [item] = Task.from_frame("plurals", frame).items
+    assert (item.prompt, item.answer) == ("dog", "dogs")
+    [item] = Task.from_frame("plurals", frame, prompt="id").items
+    assert (item.prompt, item.answer) == ("7", "dogs")
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "said"),
+    [
+        (["id", "q", "a"], {}, r"got id, q, a; name them with prompt= and answer="),
+        (["id", "q", "a"], {"prompt": "q"}, r"got id, q, a; name them with answer="),
+        (["q", "a"], {"prompt": "q", "answer": "q"}, "got 'q' for both prompt and answer"),
+        (["q", "q"], {}, "columns of different names, got 'q' more than once"),
+        (["q", "a"], {"prompt": "p"}, "prompt to be one of q, a, got 'p'"),
+        (["q"], {}, "a data frame of two columns or more"),
+    ],
+)
+def test_columns_that_are_not_clear_are_refused(columns, options, said):
+    frame = pd.DataFrame([["x"] * len(columns)], columns=columns)
+    with pytest.raises(ValueError, match=said):
+        Task.from_frame("mine", frame, **options)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (pd.DataFrame({"q": ["x"]}), r"make one with tasks\.Task\.from_frame\(name, frame\)"),
+        ("ABAB", r"tasks\.ready\('ABAB'\) makes ready ones"),
+        ({"hot": "cold"}, r"make one with tasks\.Task\.from_pairs"),
+        ([Task.from_pairs("x", {"hot": "cold"})], r"pass one of them, such as the first, \[0\]"),
+    ],
+)
+@pytest.mark.usefixtures("_as_users_call")
+def test_what_is_no_task_becomes_one_as_is_said(given, said):
+    with pytest.raises(ValueError, match=said):
+        few_shot(hugging_face_model("gpt2"), given)
+    if not isinstance(given, (list, dict)):
+        with pytest.raises(ValueError, match=r"make one with|makes ready ones|from_pairs"):
+            il.tasks.dissociate(hugging_face_model("gpt2"), given)
 
 
 def test_answers_that_come_often_are_classes():

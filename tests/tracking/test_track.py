@@ -28,7 +28,7 @@ from induction_lens.inputs import corpus
 from induction_lens.inputs.corpus import train_tokenizer
 from induction_lens.inputs.tokens import repeated_random_tokens
 from induction_lens.metrics import per_token_loss
-from induction_lens.models import toy_weights, weights_hash
+from induction_lens.models import TextTokens, toy_weights, weights_hash
 from induction_lens.seals import save_tensors
 from induction_lens.toys import snapshots
 from induction_lens.toys.model import ToyConfig, build_toy
@@ -274,12 +274,16 @@ def test_a_trajectory_comes_back_from_its_file(tracked, tmp_path):
     trajectory, out = tracked
     for path in (out / "trajectory.parquet", out):
         assert _differences(Trajectory.read(path), trajectory) == []
+        assert Trajectory.load(path) == trajectory
+        assert hash(Trajectory.load(path)) == hash(trajectory)
     assert repr(trajectory) == "Trajectory(a_run: 4 snapshots up to 666 tokens)"
     values = torch.linspace(0, 18.7, 4 * 5).view(4, 5)
     exact = Trajectory(**{**vars(trajectory), "token_losses": values, "smear": None})
     exact.save(tmp_path / "new" / "t.parquet")
     again = Trajectory.read(tmp_path / "new" / "t.parquet")
     assert _differences(again, exact) == ["token_losses"]
+    assert again != exact
+    assert trajectory != "a_run"
     gap = (again.token_losses - values).abs()
     assert gap.max() > 0
     assert (gap <= values * 2**-11).all()
@@ -451,15 +455,16 @@ def test_snapshots_with_the_same_weights_are_named(run, tracked, tmp_path):
 
 
 @pytest.fixture
-def _few_documents(monkeypatch):
+def few_documents(monkeypatch):
     text = "def f(x):\n    return {i}\nfor a in b:\n    print({i}, a)\n"
     documents = [text.format(i=i) for i in range(60)]
     monkeypatch.setattr(corpus, "documents", lambda *_, **__: list(documents))
     return documents
 
 
-@pytest.mark.usefixtures("_few_documents")
-def test_text_is_drawn_alike_for_every_run_with_the_same_tokenizer(tmp_path, monkeypatch):
+def test_text_is_drawn_alike_for_every_run_with_the_same_tokenizer(
+    few_documents, tmp_path, monkeypatch
+):
     config = ToyConfig(n_layers=1, d_model=12, n_heads=3, d_vocab=300, n_ctx=37)
     tokenizer = train_tokenizer(corpus.documents("train"), vocab_size=270)
     for name, seed in (("a", 0), ("b", 1)):
@@ -475,6 +480,14 @@ def test_text_is_drawn_alike_for_every_run_with_the_same_tokenizer(tmp_path, mon
     c = track(tmp_path / "b", out=tmp_path / "out_c", **options, seed=1)
     assert a.evaluation == b.evaluation != c.evaluation
     assert (a.icl.shape, a.loss_by_position.shape) == ((2, 5), (2, 37))
+    named = {**options, "text": few_documents}
+    d = track(tmp_path / "a", out=tmp_path / "out_d", **named)
+    assert d == a
+    named["text"] = pd.DataFrame({"text": few_documents})
+    assert track(tmp_path / "a", out=tmp_path / "out_d", **named) == a
+    named["text"] = few_documents[1:]
+    with pytest.raises(ValueError, match=r"got .* with another text"):
+        track(tmp_path / "a", out=tmp_path / "out_d", **named)
     assert not a.icl.equal(b.icl)
     # another Python's source files would be another text
     monkeypatch.setattr(corpus, "documents", lambda *_, **__: ["x = 1\n" * 900])
@@ -522,18 +535,36 @@ def test_models_of_others_are_recognised(tmp_path):
         content = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "n_layer": 2}
         (folder / "config.json").write_text(json.dumps(content))
     message = (
-        r"a snapshot that induction_lens\.train wrote, got .*checkpoint-.*, a Hugging Face "
+        r"a snapshot that induction_lens\.train wrote, got .*checkpoint-500, a Hugging Face "
         r"model; load it with induction_lens\.load, and score it with score_heads or report"
     )
-    for run in (tmp_path / "hf", tmp_path / "hf" / "checkpoint-500"):
-        with pytest.raises(ValueError, match=message):
-            track(run, out=tmp_path / "out", **OPTIONS)
+    with pytest.raises(ValueError, match=message):
+        track(tmp_path / "hf" / "checkpoint-500", out=tmp_path / "out", **OPTIONS)
+    message = r"got .*hf with models of .*; pass induction_lens\.suites\.suite\('.*hf', tokens_per_"
+    with pytest.raises(ValueError, match=message):
+        track(tmp_path / "hf", out=tmp_path / "out", **OPTIONS)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_snapshot_is_no_run(run, tmp_path):
     with pytest.raises(ValueError, match=r"a training run, got .*, the snapshot of step 2; name"):
         track(run.snapshots[1].path, out=tmp_path / "out", **OPTIONS)
+
+
+FORMS = {
+    "TextTokens": lambda ids: TextTokens(ids, torch.zeros_like(ids)),
+    "int16": lambda ids: ids.numpy().astype(np.int16),
+    "lists": lambda ids: ids.tolist(),
+    "a column": lambda ids: pd.Series(ids.tolist()),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_token_ids_in_any_form_are_the_same_text(tracked, run, form, loads):
+    """Nothing is measured again, because the numbers would be the same."""
+    found = track(run, out=tracked[1], **{**OPTIONS, "text": FORMS[form](TEXT)})
+    assert found == tracked[0]
+    assert loads == []
 
 
 @pytest.mark.usefixtures("_as_users_call")

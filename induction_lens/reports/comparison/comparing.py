@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from induction_lens.ablation.study import AblationStudy
 from induction_lens.heads import THRESHOLD, HeadScores, ScoreTable
 from induction_lens.inputs.reading import Source
 from induction_lens.inputs.tokens import read_documents
+from induction_lens.loading import check_names
 from induction_lens.models import is_model, model_name
 from induction_lens.progress import libraries_follow, progress_bar
 from induction_lens.reports.model import Report
@@ -26,7 +27,7 @@ _TAKEN = "a model, its name or folder, a report, a study, scores or a family, sa
 
 
 def compare(
-    models: Iterable[Any],
+    models: Iterable[Any] | Mapping[str, Any],
     *,
     text: Source | None = None,
     n_sequences: int = 64,
@@ -44,7 +45,8 @@ def compare(
 
     Args:
         models: Two or more: hooked models, names and folders of models; `Report`, `AblationStudy`,
-            `ScoreTable`, `HeadScores` of induction, `Family`; folders of saved results.
+            `ScoreTable`, `HeadScores` of induction, `Family`; folders of saved results. A
+            dictionary says what each is called, `{"before": one, "after": other}`.
         text: Sources of text for the models, as `sample_text` takes them; None: Python source. It
             is read once.
         n_sequences: Sequences of text, of 512 tokens or what a model's context holds.
@@ -76,13 +78,13 @@ def compare(
     n_sequences = checks.whole_number("n_sequences", n_sequences, least=2)
     n_controls = checked_n_controls(n_controls)
     method = method if isinstance(method, AblationMethod) else str(as_method(method).name)
-    given = [one for some in _several(models) for one in _read(some)]
-    names = distinct_names([_name(one) for one in given])
+    given, names = _named(models)
     if len(given) < 2:
         raise ValueError(
             f"expected two models or more to compare, got {names[0]} alone; add another"
         )
     to_measure = [_model(one) for one in given if _is_to_measure(one)]
+    check_names(model for _, model in to_measure)
     measured: list[Member] = []
     if to_measure:
         battery = Battery(
@@ -105,6 +107,24 @@ def compare(
         for one, name in zip(given, names, strict=True)
     ]
     return Comparison(tuple(found), threshold)
+
+
+def _named(models: Any) -> tuple[list[Any], list[str]]:
+    """What is compared, and what each is called: as the caller says, or by its own name."""
+    if not isinstance(models, Mapping) or isinstance(models, results.Result):
+        given = [one for some in _several(models) for one in _read(some)]
+        return given, distinct_names([_name(one) for one in given])
+    given: list[Any] = []
+    names: list[str] = []
+    for key, model in models.items():
+        name = checks.text("each name of models", key)
+        read = _read(model)
+        given += read
+        # of a family, or another comparison
+        names += [f"{name}: {one.name}" for one in read] if len(read) > 1 else [name]
+    if not given:
+        raise checks.refuse("models", "two or more", models, f"pass {_TAKEN}", given="none")
+    return given, names
 
 
 def _several(models: Any) -> list[Any]:

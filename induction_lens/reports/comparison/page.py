@@ -7,10 +7,10 @@ from pathlib import Path
 
 from induction_lens import checks
 from induction_lens.estimates import Estimate
-from induction_lens.files import output_folder, tidy, write_text
+from induction_lens.files import tidy, write_text
 from induction_lens.reports import pages
 from induction_lens.reports.numbers import UNKNOWN, nats, number, percent
-from induction_lens.reports.pages import Figure, Table
+from induction_lens.reports.pages import Figure, Table, page_folder
 from induction_lens.results import write
 from induction_lens.suites.comparison import QUANTITIES, Compared, Comparison
 
@@ -43,7 +43,7 @@ def save_comparison(comparison: Comparison, folder: str | Path) -> Path:
     """
     remedy = "make one with induction_lens.compare"
     checks.instance("comparison", comparison, Comparison, remedy)
-    folder = output_folder(folder)
+    folder = page_folder(folder)
     tidy(folder)
     write_text(folder / "models.csv", comparison.to_frame().to_csv(index=False))
     write_text(folder / "differences.csv", comparison.differences_frame().to_csv(index=False))

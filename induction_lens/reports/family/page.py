@@ -7,9 +7,9 @@ from pathlib import Path
 
 from induction_lens import checks, plots
 from induction_lens.estimates import Estimate, short_number
-from induction_lens.files import output_folder, tidy, write_text
+from induction_lens.files import tidy, write_text
 from induction_lens.reports import pages
-from induction_lens.reports.pages import Figure, Table
+from induction_lens.reports.pages import Figure, Table, page_folder
 from induction_lens.suites.family import QUANTITIES, Family
 from induction_lens.suites.trend import FEWEST
 
@@ -35,7 +35,7 @@ def save_family(family: Family, folder: str | Path) -> Path:
         'index.html'
     """
     checks.instance("family", family, Family, "make one with induction_lens.suites.family")
-    folder = output_folder(folder)
+    folder = page_folder(folder)
     tidy(folder)
     write_text(folder / "models.csv", family.to_frame().to_csv(index=False))
     write_text(folder / "trends.csv", family.trends_frame().to_csv(index=False))

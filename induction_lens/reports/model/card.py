@@ -6,17 +6,14 @@ import platform
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
-
-from torch import Tensor
+from typing import Any
 
 from induction_lens.ablation.methods import METHODS
 from induction_lens.heads import THRESHOLD
-from induction_lens.inputs.reading import TextSource
+from induction_lens.inputs.reading import TextSource, is_name
 from induction_lens.loading import zoo_card, zoo_names
 from induction_lens.models import (
     Model,
-    TextTokens,
     class_name,
     device_of,
     model_name,
@@ -101,18 +98,24 @@ def short_name(model: Model) -> str:
     return Path(name).name or name
 
 
+def _can_be_named(text: TextSource) -> bool:
+    """Whether a command line can say which text this is: files, folders and data sets."""
+    is_listed = isinstance(text.source, (str, Path, list, tuple))
+    if not is_listed or text.split != "train" or text.revision is not None:
+        return False
+    return all(isinstance(item, (str, Path)) and is_name(item) for item in text.items)
+
+
 def command(name: str, *, text: object, options: Mapping[str, Any]) -> str:
     """The command line of a report; for a model or tokens that only Python has, the call."""
     changed = {key: options[key] for key, value in _DEFAULTS.items() if options[key] != value}
     heads = None if options["heads"] is None else ",".join(map(str, options["heads"]))
     methods = () if tuple(options["methods"]) == METHODS else tuple(options["methods"])
-    named = () if text is None or isinstance(text, (Tensor, TextTokens)) else cast(Any, text)
-    read = named if isinstance(named, TextSource) else TextSource(named)
-    sources = read.items
+    given: Any = () if text is None else text
+    read = given if isinstance(given, TextSource) else TextSource(given)
     detectors = options.get("detectors", ())
-    in_python = isinstance(text, (Tensor, TextTokens)) or any(
-        "\n" in str(source) for source in sources
-    )
+    in_python = not _can_be_named(read)
+    sources = [] if in_python else read.items
     in_python = in_python or not set(methods) <= set(METHODS)  # objects of the caller's own
     in_python |= bool(detectors)  # which are objects, so no command line names them
     if name in NAMELESS or in_python:

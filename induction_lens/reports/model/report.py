@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, ClassVar
 from induction_lens.ablation.methods import METHODS, Methods
 from induction_lens.circuits import Circuit
 from induction_lens.detectors import AttentionDetector
-from induction_lens.files import atomic_path, output_folder, tidy, write_text
+from induction_lens.files import atomic_path, tidy, write_text
 from induction_lens.heads import THRESHOLD, HeadLike
 from induction_lens.inputs.tokens import Source
 from induction_lens.models import Model, Tokens
@@ -31,7 +31,7 @@ from induction_lens.reports.model.asked import Asked
 from induction_lens.reports.model.evaluation import as_text, evaluation_data
 from induction_lens.reports.model.findings import Findings, finite
 from induction_lens.reports.model.making import findings
-from induction_lens.reports.pages import save_pictures
+from induction_lens.reports.pages import page_folder, save_pictures
 from induction_lens.results import Result, write
 from induction_lens.style import Theme, themed
 from induction_lens.views.page import framed
@@ -94,7 +94,7 @@ class Report(Findings, Result):
             ValueError: If `folder` is a file, or nothing can be written to it; or figures cannot be
                 written.
         """
-        folder = output_folder(folder)
+        folder = page_folder(folder)
         written = None if figures is None else check_format("figures", figures)
         tidy(folder)
         write_text(folder / "heads.csv", self.heads_frame().to_csv(index=False))

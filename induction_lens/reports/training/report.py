@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from induction_lens import checks
-from induction_lens.files import output_folder, tidy, write_text
+from induction_lens.files import tidy, write_text
 from induction_lens.plots.saving import Format, check_format
-from induction_lens.reports.pages import save_pictures
+from induction_lens.reports.pages import page_folder, save_pictures
 from induction_lens.reports.training import page, sentences
 from induction_lens.reports.training.findings import TrainingFindings, find
 from induction_lens.reports.training.runs import shipped_runs
@@ -104,7 +104,7 @@ class TrainingReport(TrainingFindings):
             ValueError: Nothing can be written to `folder`, or it is a file; or figures cannot be
                 written.
         """
-        folder = output_folder(folder)
+        folder = page_folder(folder)
         written = None if figures is None else check_format("figures", figures)
         tidy(folder)
         frames = {
