@@ -36,6 +36,12 @@ def control_sets(
 
     All there are, where there are fewer than `n`: none where a layer has too few other heads.
 
+    Args:
+        model: A hooked model.
+        heads: The heads that the sets stand beside.
+        n: Sets, at most.
+        seed: Seed of the draw.
+
     Raises:
         ValueError: For heads that the model does not have, or an option out of range.
 

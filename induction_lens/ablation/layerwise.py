@@ -22,7 +22,7 @@ from torch import Tensor
 
 from induction_lens.ablation.hooks import Ablation
 from induction_lens.ablation.outputs import Rows
-from induction_lens.ablation.passes import Passes, passes
+from induction_lens.ablation.passes import Batch, Passes, passes
 from induction_lens.ablation.seen import attention_of
 from induction_lens.models import (
     AttentionInputs,
@@ -34,22 +34,11 @@ from induction_lens.models import (
 
 
 @passes.register
-def _(
-    run: LayerByLayer,
-    ablations: Sequence[Ablation],
-    wanted: Sequence[list[int]],
-    batch: Tensor,
-    rows: Rows,
-    *,
-    known: Mapping[int, Tensor],
-    read: list[int],
-) -> Passes:
-    before = [[position - 1 for position in positions] for positions in wanted]
-    clean_before = [position - 1 for position in read]
-    of_batch = {layer: z[rows] for layer, z in known.items()}
-    clean, losses = clean_pass(run, batch, rows, clean_before, known=of_batch, for_=ablations)
+def _(run: LayerByLayer, batch: Batch) -> Passes:
+    before = [[position - 1 for position in positions] for positions in batch.wanted]
+    clean, losses = clean_pass(run, batch)
     yield [0], losses[None]
-    for members, after in ablation_passes(clean, ablations, before, positions_for(run.model)):
+    for members, after in ablation_passes(clean, batch.ablations, before, positions_for(run.model)):
         yield [index + 1 for index in members], after
 
 
@@ -98,36 +87,23 @@ class CleanPass:
 
 
 def clean_pass(
-    run: LayerByLayer,
-    tokens: Int[Tensor, "batch pos"],
-    rows: Rows,
-    read: list[int],
-    *,
-    known: Mapping[int, Float[Tensor, "batch pos head d_head"]],
-    for_: Sequence[Ablation],
+    run: LayerByLayer, batch: Batch
 ) -> tuple[CleanPass, Float[Tensor, "batch read_pos"]]:
-    """Run a batch; what ablations need of it, and its losses in nats.
-
-    Args:
-        run: The model.
-        tokens: The batch, whole.
-        rows: Which rows of the whole set it is.
-        read: Positions whose logits are read, in order.
-        known: By layer, the outputs `z` of the batch, where they need not be computed.
-        for_: The ablations that start from it.
-    """
-    freezes = any(ablation.freezes for ablation in for_)
-    reading = {ablation.first_layer for ablation in for_ if ablation.reads}
-    clean = CleanPass(run, tokens, rows, read, n_pos=tokens.shape[1] if reading else read[-1] + 1)
-    residual = tokens  # there is a layer at least
-    for layer in run.layers(tokens[:, : clean.n_pos], read=clean.at(clean.last, read)):
+    """Run a batch; what ablations need of it, and its losses in nats."""
+    freezes = any(ablation.freezes for ablation in batch.ablations)
+    reading = {ablation.first_layer for ablation in batch.ablations if ablation.reads}
+    read = [position - 1 for position in batch.read]
+    n_pos = batch.tokens.shape[1] if reading else read[-1] + 1
+    clean = CleanPass(run, batch.tokens, batch.rows, read, n_pos)
+    residual = batch.tokens  # there is a layer at least
+    for layer in run.layers(batch.tokens[:, :n_pos], read=clean.at(clean.last, read)):
         if layer.index in reading:
             clean.entering[layer.index] = layer.entering
         if freezes or layer.index in reading:
             clean.inputs[layer.index] = layer.inputs
-        elif layer.index in known:
-            z = known[layer.index]
-            layer.z = z[:, : clean.n_pos] if layer.read is None else z[:, layer.read]
+        elif layer.index in batch.known:
+            z = batch.known[layer.index][batch.rows]
+            layer.z = z[:, :n_pos] if layer.read is None else z[:, layer.read]
         clean.outputs[layer.index] = layer.z
         clean.before[layer.index] = layer.before
         clean.middle[layer.index] = layer.middle

@@ -14,14 +14,12 @@ are what is rounded (`torch.autocast`). A model whose clean losses are moved by 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from induction_lens.ablation.hooks import Ablation
-from induction_lens.ablation.outputs import Rows
-from induction_lens.ablation.passes import Passes, passes
+from induction_lens.ablation.passes import Batch, Passes, passes
 from induction_lens.models import Model, Run, has_bfloat16, rounded, shape
 
 MOST_ROUNDED = 0.05
@@ -35,56 +33,40 @@ def compares_in_bfloat16(model: Model) -> bool:
     return shape(model).is_large and has_bfloat16(model)
 
 
-def mixed_passes(
-    run: Run,
-    ablations: Sequence[Ablation],
-    wanted: Sequence[list[int]],
-    batch: Tensor,
-    rows: Rows,
-    *,
-    known: Mapping[int, Tensor],
-    rough: Sequence[bool],
-) -> Passes:
+def mixed_passes(run: Run, batch: Batch, *, rough: Sequence[bool]) -> Passes:
     """Like `passes`, some of the ablations in bfloat16.
 
     Args:
         run: The model.
-        ablations: The ablations.
-        wanted: For each, the positions of the tokens whose losses are read, in order.
-        batch: The tokens, [batch pos].
-        rows: Which rows of the whole set they are.
-        known: By layer, the clean outputs of all heads on the whole set, where they are known.
-        rough: For each, whether it is run in bfloat16.
+        batch: The batch.
+        rough: For each of its ablations, whether it is run in bfloat16.
     """
-    everywhere = sorted({position for positions in wanted for position in positions})
     exact = [index for index, is_rough in enumerate(rough) if not is_rough]
     others = [index for index, is_rough in enumerate(rough) if is_rough]
-    options = {"batch": batch, "rows": rows, "known": known}
     clean = None
-    for indices, loss in _some(run, ablations, wanted, exact, read=everywhere, **options):
+    for indices, loss in _some(run, batch, exact, read=batch.read):
         clean = loss if clean is None else clean
         yield indices, loss
     if not others:
         return
     assert clean is not None
-    place = {position: index for index, position in enumerate(everywhere)}
-    read = sorted({position for index in others for position in wanted[index]})
+    place = {position: index for index, position in enumerate(batch.read)}
+    read = sorted({position for index in others for position in batch.wanted[index]})
     shift: dict[int, Tensor] = {}
-    for indices, loss in _rounded(run, _some(run, ablations, wanted, others, read=read, **options)):
+    for indices, loss in _rounded(run, _some(run, batch, others, read=read)):
         if not shift:  # the clean pass
             moved = clean[0][:, [place[position] for position in read]] - loss[0]
             if not float(moved.abs().mean()) <= MOST_ROUNDED:
                 break
             shift = {position: moved[:, index] for index, position in enumerate(read)}
             continue
-        positions = wanted[indices[0] - 1]  # those that go together are read alike
+        positions = batch.wanted[indices[0] - 1]  # those that go together are read alike
         yield indices, loss + torch.stack([shift[position] for position in positions], dim=1)
     if not shift:
         _LOGGER.info(
             "run in float32, because bfloat16 moves losses by over %.2g nats", MOST_ROUNDED
         )
-        together = _some(run, ablations, wanted, others, read=read, **options)
-        yield from (item for item in together if item[0] != [0])
+        yield from (item for item in _some(run, batch, others, read=read) if item[0] != [0])
 
 
 def _rounded(run: Run, found: Passes) -> Passes:
@@ -97,18 +79,7 @@ def _rounded(run: Run, found: Passes) -> Passes:
         yield item
 
 
-def _some(
-    run: Run,
-    ablations: Sequence[Ablation],
-    wanted: Sequence[list[int]],
-    chosen: Sequence[int],
-    *,
-    read: list[int],
-    batch: Tensor,
-    rows: Rows,
-    known: Mapping[int, Tensor],
-) -> Passes:
+def _some(run: Run, batch: Batch, chosen: Sequence[int], *, read: list[int]) -> Passes:
     """The clean pass, and those of the chosen ablations, by their places among all."""
-    of_chosen = ([ablations[index] for index in chosen], [wanted[index] for index in chosen])
-    for indices, loss in passes(run, *of_chosen, batch, rows, known=known, read=read):
+    for indices, loss in passes(run, batch.only(chosen, read)):
         yield [0 if index == 0 else 1 + chosen[index - 1] for index in indices], loss

@@ -16,10 +16,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from induction_lens.ablation import layerwise, whole  # noqa: F401 - the two kinds of passes
@@ -27,6 +26,7 @@ from induction_lens.ablation.allocation import Allocation, Everything
 from induction_lens.ablation.hooks import Ablation
 from induction_lens.ablation.methods import AblationMethod
 from induction_lens.ablation.outputs import NO_OUTPUTS, Outputs, by_layer, keep_outputs
+from induction_lens.ablation.passes import Batch
 from induction_lens.ablation.precision import mixed_passes
 from induction_lens.estimators import Losses
 from induction_lens.heads import Head
@@ -120,15 +120,15 @@ def ablation_losses(
     )
     n_runs = (1 + len(jobs)) * (len(sequences) + (0 if short is None else len(short)))
     with progress_bar(f"{len(jobs)} ablations" if progress else None, n_runs) as done:
-        measure = partial(_measured, model, ablations, jobs, batch_size=batch_size, done=done)
+        sweep = Sweep(model, jobs, ablations, batch_size, done)
         n_measured = 0
         while (part := allocation.next_part(n_measured, len(sequences))) is not None:
-            now = {"chosen": sorted({places[index] for index in active}), "part": part}
+            chosen = sorted({places[index] for index in active})
             try:
-                measure(sequences=sequences, known=known, into=losses.long, **now)
+                sweep.measure(chosen, sequences, part, known=known, into=losses.long)
                 if short is not None and losses.short is not None:
                     # what is known of the sequences is not known of their cuts
-                    measure(sequences=short, known={}, into=losses.short, short=True, **now)
+                    sweep.measure(chosen, short, part, known={}, into=losses.short, short=True)
             except KeyboardInterrupt:
                 if not allocation.keeps_what_is_measured(n_measured):
                     raise
@@ -140,92 +140,74 @@ def ablation_losses(
     return losses[0], losses[of_asked[1:]]
 
 
-def _measured(
-    model: Model,
-    ablations: Sequence[Ablation],
-    jobs: Sequence[Job],
-    *,
-    chosen: Sequence[int],
-    sequences: Sequences,
-    part: slice,
-    known: Mapping[int, Tensor],
-    batch_size: int | None,
-    done: Callable[[int], object],
-    into: Float[Tensor, "run batch pos"],
-    short: bool = False,
-) -> None:
-    """Write the losses that the chosen jobs want on a part of the sequences: clean at 0, of
-    ablation `i` at `i + 1`."""
-    everywhere = tuple(range(1, sequences.longest))
-    wanted = [jobs[i].short_positions if short else jobs[i].positions for i in chosen]
-    wanted = [everywhere if some is None else some for some in wanted]
-    for of_part, group in sequences[part].groups():
-        n_pos, rows = group.shape[1], of_part + part.start
-        read = [sorted(p for p in some if p < n_pos) for some in wanted]
-        measured = [i for i, some in enumerate(read) if some]
-        if measured:
-            places = [0, *(1 + chosen[i] for i in measured)]
-            into[torch.tensor(places, device="cpu")[:, None], rows, :n_pos] = _losses(
-                model,
-                [ablations[chosen[i]] for i in measured],
-                [read[i] for i in measured],
-                group,
-                rows=rows,
-                rough=[jobs[chosen[i]].rough for i in measured],
+@dataclass(frozen=True)
+class Sweep:
+    """A model, and what is measured of it."""
+
+    model: Model
+    jobs: Sequence[Job]
+    ablations: Sequence[Ablation]
+    """Of each job."""
+    batch_size: int | None
+    done: Callable[[int], object]
+    """Told how many ablations times sequences have been measured."""
+
+    def measure(
+        self,
+        chosen: Sequence[int],
+        sequences: Sequences,
+        part: slice,
+        *,
+        known: Mapping[int, Tensor],
+        into: Float[Tensor, "run batch pos"],
+        short: bool = False,
+    ) -> None:
+        """Write the losses that the chosen jobs want on a part of the sequences: clean at 0, of
+        job `i` at `i + 1`."""
+        jobs = [self.jobs[index] for index in chosen]
+        wanted = [job.short_positions if short else job.positions for job in jobs]
+        wanted = [range(1, sequences.longest) if some is None else sorted(some) for some in wanted]
+        for of_part, tokens in sequences[part].groups():
+            n_pos = tokens.shape[1]
+            read = [[position for position in some if position < n_pos] for some in wanted]
+            there = [i for i, some in enumerate(read) if some]
+            if not there:
+                continue
+            batch = Batch(
+                tokens=tokens,
+                rows=of_part + part.start,
+                ablations=[self.ablations[chosen[i]] for i in there],
+                wanted=[read[i] for i in there],
+                read=sorted({position for some in read for position in some}),
                 known=known,
-                batch_size=batch_size,
-                done=done,
             )
+            places = torch.tensor([0, *(1 + chosen[i] for i in there)], device="cpu")
+            losses = self._losses(batch, rough=[jobs[i].rough for i in there])
+            into[places[:, None], batch.rows, :n_pos] = losses
 
-
-def _losses(
-    model: Model,
-    ablations: Sequence[Ablation],
-    wanted: Sequence[list[int]],
-    tokens: Int[Tensor, "row pos"],
-    *,
-    rows: Int[Tensor, " row"],
-    rough: Sequence[bool],
-    known: Mapping[int, Tensor],
-    batch_size: int | None,
-    done: Callable[[int], object],
-) -> Float[Tensor, "run row pos"]:
-    """Losses of sequences of one length, clean at 0 and after ablation `i` at `i + 1`.
-
-    Args:
-        model: A hooked model.
-        ablations: The ablations.
-        wanted: For each, the positions that are read, of which there is one at least.
-        tokens: The sequences.
-        rows: Which rows of the whole set they are.
-        rough: For each ablation, whether bfloat16 will do.
-        known: By layer, the outputs of all heads on the whole set, where they are known.
-        batch_size: Sequences per forward pass; None chooses by a memory budget.
-        done: Told how many ablations times sequences have been measured.
-    """
-    losses = _unmeasured(1 + len(ablations), *tokens.shape)
-    union = sorted({position for read in wanted for position in read})
-    read_by = [union, *wanted]
-    device = device_of(model)
-    failed: list[Tensor] = []
-    reads = any(ablation.reads for ablation in ablations)
-    mixing = next((a.method.label for a in ablations if not a.by_layers), None)
-    why_whole = f"{mixing} ablation may look at several positions" if mixing else ""
-    example = tokens[:1, : union[-1]].to(device)
-    with run(model, example, unembeds=True, why_whole=why_whole) as road:
-        size = batch_size or road.batch_size(tokens.shape[1], patterns=reads)
-        for part in batches(len(tokens), size):
-            batch = tokens[part].to(device)
-            here = {"known": known, "rough": rough}
-            for indices, loss in mixed_passes(road, ablations, wanted, batch, rows[part], **here):
-                for index, of_one in zip(indices, loss.cpu(), strict=True):
-                    losses[index, part, read_by[index]] = of_one
-                if not torch.isfinite(loss).all():
-                    failed.append(batch)
-                done(len(indices) * len(batch))
-    for batch in failed:  # the model cannot be called inside the block
-        raise not_finite(model, batch)
-    return losses
+    def _losses(self, group: Batch, *, rough: Sequence[bool]) -> Float[Tensor, "run row pos"]:
+        """Losses of sequences of one length, as many at a time as fit the memory."""
+        losses = _unmeasured(1 + len(group.ablations), *group.tokens.shape)
+        read_by = [group.read, *group.wanted]
+        device = device_of(self.model)
+        failed: list[Tensor] = []
+        reads = any(ablation.reads for ablation in group.ablations)
+        mixing = next((a.method.label for a in group.ablations if not a.by_layers), None)
+        why_whole = f"{mixing} ablation may look at several positions" if mixing else ""
+        example = group.tokens[:1, : group.read[-1]].to(device)
+        with run(self.model, example, unembeds=True, why_whole=why_whole) as road:
+            size = self.batch_size or road.batch_size(group.tokens.shape[1], patterns=reads)
+            for some in batches(len(group.tokens), size):
+                batch = group.part(some, device)
+                for indices, loss in mixed_passes(road, batch, rough=rough):
+                    for index, of_one in zip(indices, loss.cpu(), strict=True):
+                        losses[index, some, read_by[index]] = of_one
+                    if not torch.isfinite(loss).all():
+                        failed.append(batch.tokens)
+                    self.done(len(indices) * len(batch.tokens))
+        for tokens in failed:  # the model cannot be called inside the block
+            raise not_finite(self.model, tokens)
+        return losses
 
 
 def _unmeasured(*sizes: int) -> Tensor:

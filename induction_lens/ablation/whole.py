@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-from torch import Tensor
-
-from induction_lens.ablation.hooks import Ablation, CleanAttention
-from induction_lens.ablation.outputs import Rows
-from induction_lens.ablation.passes import Passes, passes
+from induction_lens.ablation.hooks import CleanAttention
+from induction_lens.ablation.passes import Batch, Passes, passes
 from induction_lens.models import Whole, installed
 
 
 @passes.register
-def _(
-    run: Whole,
-    ablations: Sequence[Ablation],
-    wanted: Sequence[list[int]],
-    batch: Tensor,
-    rows: Rows,
-    *,
-    known: Mapping[int, Tensor],
-    read: list[int],
-) -> Passes:
-    del known  # the model's own code computes every layer
+def _(run: Whole, batch: Batch) -> Passes:
     attention = CleanAttention()
-    freezes = any(ablation.freezes for ablation in ablations)
+    freezes = any(ablation.freezes for ablation in batch.ablations)
     layers = range(run.n_layers) if freezes else ()
     with installed(run.model, attention.hooks(layers)):
-        clean = run.losses(batch, read)
+        clean = run.losses(batch.tokens, batch.read)
     attention.check()
     yield [0], clean[None]
-    for index, (ablation, positions) in enumerate(zip(ablations, wanted, strict=True)):
+    for index, (ablation, positions) in enumerate(zip(batch.ablations, batch.wanted, strict=True)):
         ablation.freeze(attention.patterns)
-        with ablation.watching(), installed(run.model, ablation.hooks(rows)):
-            after = run.losses(batch, positions)
+        with ablation.watching(), installed(run.model, ablation.hooks(batch.rows)):
+            after = run.losses(batch.tokens, positions)
         yield [index + 1], after[None]

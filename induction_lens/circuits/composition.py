@@ -284,6 +284,12 @@ def random_composition(
 
     Of matrices `d_model × d_model` of rank `d_head`. The three kinds have the same distribution.
 
+    Args:
+        d_model: Dimensions of the residual stream.
+        d_head: Dimensions of a head.
+        n_draws: Pairs of matrices to draw.
+        seed: Seed of the draw.
+
     Raises:
         ValueError: If an option is out of range.
 

@@ -169,6 +169,9 @@ def _check_values(model: Model) -> None:
 def read_width(model: Model) -> int:
     """Dimensions of the residual stream that heads can read: all, or all but the mean.
 
+    Raises:
+        ValueError: This is no hooked model.
+
     Examples:
         >>> il.circuits.read_width(il.load("toy-2l"))  # LayerNorm centres its 256 dimensions
         255

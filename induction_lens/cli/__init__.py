@@ -4,7 +4,17 @@ Tables go to stdout, and with `--json` only JSON does; progress and errors go to
 the user are one line, with exit code 2.
 """
 
-from induction_lens.cli import circuits, comparing, models, suites, tasks, training, views
+from induction_lens.cli import circuits, common, comparing, models, suites, tasks, training, views
 from induction_lens.cli.common import app
 
-__all__ = ["app", "circuits", "comparing", "models", "suites", "tasks", "training", "views"]
+__all__ = [
+    "app",
+    "circuits",
+    "common",
+    "comparing",
+    "models",
+    "suites",
+    "tasks",
+    "training",
+    "views",
+]

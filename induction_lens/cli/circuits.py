@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
@@ -10,24 +9,27 @@ import typer
 from induction_lens.circuits import Circuit, Material, circuit
 from induction_lens.circuits.shares import QUANTITIES, Quantity
 from induction_lens.cli.common import (
+    app,
+    loaded_model,
+    model_folder,
+    print_json,
+    print_table,
+    print_wrapped,
+    words,
+    working,
+)
+from induction_lens.cli.failures import say
+from induction_lens.cli.options import (
     CheckOption,
     DeviceOption,
     JsonOption,
     ModelArgument,
+    ModelOutOption,
     QuietOption,
     SeedOption,
     TrustOption,
-    app,
-    output,
-    print_json,
-    print_table,
-    print_wrapped,
-    working,
 )
-from induction_lens.cli.failures import loading, say
 from induction_lens.heads import THRESHOLD
-from induction_lens.loading import load
-from induction_lens.progress import libraries_follow
 from induction_lens.reports.circuit import headline, records, save_circuit, summary
 from induction_lens.reports.model.plan import spoken
 from induction_lens.reports.numbers import percent
@@ -37,10 +39,7 @@ from induction_lens.reports.numbers import percent
 def circuit_command(
     *,
     model: ModelArgument = "toy-2l",
-    out: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option("--out", "-o", help="Folder to write to. Default: ./MODEL-circuit."),
-    ] = None,
+    out: ModelOutOption = None,
     previous: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="Previous-token heads, such as 0.2,0.3, instead of those found."),
@@ -78,14 +77,15 @@ def circuit_command(
     - `induction-lens circuit gpt2 --previous 4.11 --induction 5.1,5.5 --texts 16`
     """
     with working():
-        folder = output(f"{Path(model).resolve().name}-circuit" if out is None else out)
-        with loading(model), libraries_follow(not quiet):
-            loaded = load(model, device=device, trust_remote_code=trust_remote_code, check=check)
+        folder = model_folder(out, model, "circuit")
+        loaded = loaded_model(
+            model, device=device, trust_remote_code=trust_remote_code, check=check, quiet=quiet
+        )
         material = Material.of(loaded, n_sequences=sequences, n_texts=texts, seed=seed)
         found = circuit(
             loaded,
-            previous=_heads(previous),
-            induction=_heads(induction),
+            previous=None if previous is None else words(previous),
+            induction=None if induction is None else words(induction),
             threshold=threshold,
             n_random=random,
             material=material,
@@ -94,19 +94,10 @@ def circuit_command(
         )
         page = save_circuit(found, folder)
     if as_json:
-        print_json(
-            {
-                "page": str(page),
-                **records(found),
-            }
-        )
+        print_json({"page": str(page), **records(found)})
         return
     _print_circuit(found)
     print(f"\nThe page: {page.resolve()}")
-
-
-def _heads(named: str | None) -> list[str] | None:
-    return None if named is None else named.replace(",", " ").split()
 
 
 def _print_circuit(found: Circuit) -> None:

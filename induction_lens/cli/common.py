@@ -1,22 +1,24 @@
-"""What all commands share: the application, options, errors, and how results are printed."""
+"""What all commands share: the application, errors, and how results are printed."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import rich_utils
 from typer.core import TyperGroup
 
 from induction_lens import __version__, checks
-from induction_lens.cli.failures import ended_by, plain_terminal, prepare_streams, say
+from induction_lens.cli.failures import ended_by, loading, plain_terminal, prepare_streams, say
 from induction_lens.inputs.reading import TextSource, closest_path, is_data_set
-from induction_lens.loading import zoo_names
+from induction_lens.loading import load
+from induction_lens.models import Model
+from induction_lens.progress import libraries_follow
 from induction_lens.reports.model.findings import finite
 from induction_lens.reports.pages import page_folder
 
@@ -113,62 +115,6 @@ induction heads, knocks them out, and writes a page that shows the effect. MODEL
 )
 
 
-def completing(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
-    """What a shell offers for an argument: those of some names that begin as it does."""
-
-    def offered(incomplete: str) -> list[str]:
-        return [name for name in names() if name.startswith(incomplete)]
-
-    return offered
-
-
-ModelArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL",
-        help="Model of this package, folder, or hub name.",
-        autocompletion=completing(zoo_names),
-    ),
-]
-SeedOption = Annotated[int, typer.Option(help="Seed of every random draw.")]
-DeviceOption = Annotated[
-    Optional[str],  # noqa: UP045 - typer reads this at run time, also on Python 3.10
-    typer.Option(help="Where to run: cpu, cuda, mps. Default: the best there is."),
-]
-TrustOption = Annotated[
-    bool,
-    typer.Option(
-        "--trust-remote-code", help="Let Python code that comes with a model run. Read it first."
-    ),
-]
-CheckOption = Annotated[
-    bool,
-    typer.Option(
-        "--check/--no-check",
-        help="Compare the loaded model with Hugging Face's. Without it, faults go unnoticed.",
-    ),
-]
-TextOption = Annotated[
-    Optional[list[str]],  # noqa: UP045
-    typer.Option(help="File, folder or hub data set to measure on; may be repeated."),
-]
-ColumnOption = Annotated[
-    str, typer.Option(help="Column of .jsonl and .parquet files that holds the text.")
-]
-EncodingOption = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option(help="Encoding of text files. Default: UTF-8, or what their mark says."),
-]
-FiguresOption = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option(help="Write the figures too: svg, pdf or png. Needs the extra 'figures'."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-QuietOption = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Show no progress bars (a log never has any).")
-]
-
-
 def _print_version(wanted: bool) -> bool:
     if wanted:
         print(f"induction-lens {__version__}")
@@ -207,6 +153,37 @@ def output(folder: str | Path, *, page: bool = True) -> Path:
     """
     found = checks.writable_folder("--out", folder)
     return page_folder(found) if page else found
+
+
+def model_folder(out: str | None, model: str, what: str) -> Path:
+    """The folder of a page about a model, named after both where `--out` names none.
+
+    Raises:
+        ValueError: As `output`.
+    """
+    return output(default_name(model, what) if out is None else out)
+
+
+def default_name(model: str, what: str) -> str:
+    """`gpt2-report`, also where the model is in a folder."""
+    return f"{Path(model).resolve().name}-{what}"
+
+
+def loaded_model(
+    name: str, *, device: str | None, trust_remote_code: bool, check: bool, quiet: bool
+) -> Model:
+    """Load a model, with the bars of libraries only where ours are shown.
+
+    Raises:
+        ValueError: If it cannot be loaded.
+    """
+    with loading(name), libraries_follow(not quiet):
+        return load(name, device=device, trust_remote_code=trust_remote_code, check=check)
+
+
+def words(given: str) -> list[str]:
+    """The words of an option that takes several, such as heads, with commas between."""
+    return given.replace(",", " ").split()
 
 
 def text_source(

@@ -7,12 +7,6 @@ from typing import Annotated, Optional
 import typer
 
 from induction_lens.cli.common import (
-    ColumnOption,
-    EncodingOption,
-    JsonOption,
-    QuietOption,
-    SeedOption,
-    TextOption,
     app,
     output,
     print_json,
@@ -20,6 +14,17 @@ from induction_lens.cli.common import (
     print_wrapped,
     text_source,
     working,
+)
+from induction_lens.cli.options import (
+    ColumnOption,
+    ControlsOption,
+    EncodingOption,
+    JsonOption,
+    QuietOption,
+    SeedOption,
+    SequencesOption,
+    TextOption,
+    ThresholdOption,
 )
 from induction_lens.heads import THRESHOLD
 from induction_lens.reports.comparison import compare, save_comparison
@@ -47,11 +52,9 @@ def compare_command(
     text: TextOption = None,
     column: ColumnOption = "text",
     encoding: EncodingOption = None,
-    sequences: Annotated[int, typer.Option(min=2, help="Sequences of text.")] = 64,
-    controls: Annotated[int, typer.Option(min=0, help="Random control sets.")] = 20,
-    threshold: Annotated[
-        float, typer.Option(help="Induction score above which a head is an induction head.")
-    ] = THRESHOLD,
+    sequences: SequencesOption = 64,
+    controls: ControlsOption = 20,
+    threshold: ThresholdOption = THRESHOLD,
     seed: SeedOption = 0,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -80,10 +83,7 @@ def compare_command(
         page = None if folder is None else save_comparison(found, folder)
     if as_json:
         frames = {"models": found.to_frame(), "differences": found.differences_frame()}
-        records = {
-            name: frame.astype(object).where(frame.notna(), None).to_dict("records")
-            for name, frame in frames.items()
-        }
+        records = {name: frame.to_dict("records") for name, frame in frames.items()}
         told = {"headline": headline(found), "summary": summary(found)}
         print_json({"page": None if page is None else str(page), **told, **records})
         return

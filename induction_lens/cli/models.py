@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
@@ -11,32 +10,37 @@ import typer
 from induction_lens import checks
 from induction_lens.ablation.methods import METHODS
 from induction_lens.cli.common import (
+    app,
+    loaded_model,
+    model_folder,
+    print_json,
+    print_table,
+    print_wrapped,
+    text_source,
+    words,
+    working,
+)
+from induction_lens.cli.options import (
     CheckOption,
     ColumnOption,
+    ControlsOption,
     DeviceOption,
     EncodingOption,
     FiguresOption,
     JsonOption,
     ModelArgument,
+    ModelOutOption,
     QuietOption,
     SeedOption,
     TextOption,
+    ThresholdOption,
     TrustOption,
-    app,
-    output,
-    print_json,
-    print_table,
-    print_wrapped,
-    text_source,
-    working,
 )
-from induction_lens.cli.failures import loading
 from induction_lens.detectors import DETECTORS, score_heads
 from induction_lens.estimates import Estimate
 from induction_lens.heads import THRESHOLD, Head, ScoreTable
-from induction_lens.loading import load, zoo
+from induction_lens.loading import zoo
 from induction_lens.plots.saving import check_format
-from induction_lens.progress import libraries_follow
 from induction_lens.reports.model import Report, report, sentences
 
 
@@ -44,10 +48,7 @@ from induction_lens.reports.model import Report, report, sentences
 def report_command(
     *,
     model: ModelArgument = "toy-2l",
-    out: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option("--out", "-o", help="Folder to write to. Default: ./MODEL-report."),
-    ] = None,
+    out: ModelOutOption = None,
     text: TextOption = None,
     column: ColumnOption = "text",
     encoding: EncodingOption = None,
@@ -55,14 +56,12 @@ def report_command(
         Optional[str],  # noqa: UP045
         typer.Option(help="Heads to knock out, such as 1.2,1.5, instead of those found."),
     ] = None,
-    threshold: Annotated[
-        float, typer.Option(help="Induction score above which a head is an induction head.")
-    ] = THRESHOLD,
+    threshold: ThresholdOption = THRESHOLD,
     method: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(help=f"How to knock out: {', '.join(METHODS)}. May be repeated; default all."),
     ] = None,
-    controls: Annotated[int, typer.Option(min=0, help="Random control sets.")] = 20,
+    controls: ControlsOption = 20,
     control_every_method: Annotated[
         bool,
         typer.Option(
@@ -116,15 +115,16 @@ def report_command(
     - `induction-lens report ./my-model --text ./my-texts --heads 5.1,5.5`
     """
     with working():
-        folder = output(f"{Path(model).resolve().name}-report" if out is None else out)
+        folder = model_folder(out, model, "report")
         written = None if figures is None else check_format("--figures", figures)
         source = text_source(text, column=column, encoding=encoding)
-        with loading(model), libraries_follow(not quiet):
-            loaded = load(model, device=device, trust_remote_code=trust_remote_code, check=check)
+        loaded = loaded_model(
+            model, device=device, trust_remote_code=trust_remote_code, check=check, quiet=quiet
+        )
         found = report(
             loaded,
             text=source,
-            heads=None if heads is None else heads.replace(",", " ").split(),
+            heads=None if heads is None else words(heads),
             threshold=threshold,
             methods=method or METHODS,
             n_controls=controls,
@@ -194,8 +194,9 @@ def heads_command(
         if sort is None:
             sort = "induction" if "induction" in chosen else chosen[0]
         checks.one_of("--sort", sort, chosen)
-        with loading(model), libraries_follow(not quiet):
-            loaded = load(model, device=device, trust_remote_code=trust_remote_code, check=check)
+        loaded = loaded_model(
+            model, device=device, trust_remote_code=trust_remote_code, check=check, quiet=quiet
+        )
         scores = score_heads(loaded, detectors=chosen, seed=seed, progress=not quiet)
     if as_json:
         print_json(scores.to_frame().to_dict("records"))

@@ -8,21 +8,28 @@ from typing import Annotated, Optional
 import typer
 
 from induction_lens.cli.common import (
-    ColumnOption,
-    DeviceOption,
-    EncodingOption,
-    JsonOption,
-    QuietOption,
-    SeedOption,
-    TextOption,
     app,
-    completing,
     output,
     print_json,
     print_table,
     print_wrapped,
     text_source,
     working,
+)
+from induction_lens.cli.options import (
+    ColumnOption,
+    ControlsOption,
+    DeviceOption,
+    EncodingOption,
+    EngineOption,
+    JsonOption,
+    OutOption,
+    QuietOption,
+    SeedOption,
+    SequencesOption,
+    TextOption,
+    ThresholdOption,
+    completing,
 )
 from induction_lens.estimates import short_number
 from induction_lens.heads import THRESHOLD
@@ -67,7 +74,7 @@ def track_command(
     column: ColumnOption = "text",
     encoding: EncodingOption = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep downloaded checkpoints.")] = False,
-    engine: Annotated[str, typer.Option(help="Who measures: local or ray.")] = "local",
+    engine: EngineOption = "local",
     list_only: Annotated[
         bool, typer.Option("--list", help="List the checkpoints, and what is left out; no work.")
     ] = False,
@@ -135,16 +142,14 @@ def family_command(
         ),
     ],
     *,
-    out: Annotated[str, typer.Option("--out", "-o", help="Folder to write to.")] = "family",
+    out: OutOption = "family",
     text: TextOption = None,
     column: ColumnOption = "text",
     encoding: EncodingOption = None,
-    sequences: Annotated[int, typer.Option(min=2, help="Sequences of text.")] = 64,
-    controls: Annotated[int, typer.Option(min=0, help="Random control sets.")] = 20,
-    threshold: Annotated[
-        float, typer.Option(help="Induction score above which a head is an induction head.")
-    ] = THRESHOLD,
-    engine: Annotated[str, typer.Option(help="Who measures: local or ray.")] = "local",
+    sequences: SequencesOption = 64,
+    controls: ControlsOption = 20,
+    threshold: ThresholdOption = THRESHOLD,
+    engine: EngineOption = "local",
     resume: Annotated[
         bool, typer.Option(help="Keep what OUT holds already, or measure everything again.")
     ] = True,

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
 from induction_lens.cli.common import (
+    app,
+    loaded_model,
+    model_folder,
+    print_json,
+    print_table,
+    print_wrapped,
+    words,
+    working,
+)
+from induction_lens.cli.failures import say
+from induction_lens.cli.options import (
     CheckOption,
     DeviceOption,
     JsonOption,
     ModelArgument,
+    ModelOutOption,
     QuietOption,
     SeedOption,
     TrustOption,
-    app,
-    output,
-    print_json,
-    print_table,
-    print_wrapped,
-    working,
 )
-from induction_lens.cli.failures import loading, say
-from induction_lens.loading import load
-from induction_lens.progress import libraries_follow
 from induction_lens.reports.dissociation import (
     headline,
     same_summary,
@@ -41,10 +43,7 @@ from induction_lens.tasks.dissociate import USUAL_KINDS
 def dissociate_command(
     *,
     model: ModelArgument = "toy-2l",
-    out: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option("--out", "-o", help="Folder to write to. Default: ./MODEL-dissociation."),
-    ] = None,
+    out: ModelOutOption = None,
     tasks: Annotated[
         str, typer.Option(help="Ready tasks to measure accuracy on, with commas between.")
     ] = ",".join(EVALUATED),
@@ -79,15 +78,16 @@ def dissociate_command(
     - `induction-lens dissociate gpt2 --tasks capitals,english-german --items 100`
     """
     with working():
-        folder = output(f"{Path(model).resolve().name}-dissociation" if out is None else out)
+        folder = model_folder(out, model, "dissociation")
         extent = Extent(n_heads=heads, shots=shots, n_items=items, n_controls=random, n_texts=texts)
-        asked = ready(*_split(tasks))
-        with loading(model), libraries_follow(not quiet):
-            loaded = load(model, device=device, trust_remote_code=trust_remote_code, check=check)
+        asked = ready(*words(tasks))
+        loaded = loaded_model(
+            model, device=device, trust_remote_code=trust_remote_code, check=check, quiet=quiet
+        )
         found = dissociate(
             loaded,
             asked,
-            kinds=_split(kinds),
+            kinds=words(kinds),
             extent=extent,
             announce=None if quiet else lambda seconds: say(f"At most about {spoken(seconds)}."),
             seed=seed,
@@ -113,7 +113,3 @@ def dissociate_command(
     table = sets_table(found)
     print_table(list(table.columns), [list(row) for row in table.rows], title="What is lost")
     print(f"\nThe page: {page.resolve()}")
-
-
-def _split(named: str) -> list[str]:
-    return named.replace(",", " ").split()

@@ -9,18 +9,21 @@ import typer
 
 from induction_lens import checks
 from induction_lens.cli.common import (
-    DeviceOption,
-    FiguresOption,
-    JsonOption,
-    QuietOption,
-    SeedOption,
     app,
-    completing,
     output,
     print_json,
     print_table,
     print_wrapped,
     working,
+)
+from induction_lens.cli.options import (
+    DeviceOption,
+    FiguresOption,
+    JsonOption,
+    OutOption,
+    QuietOption,
+    SeedOption,
+    completing,
 )
 from induction_lens.plots.saving import check_format
 from induction_lens.reports.reproduce import reproduce
@@ -133,7 +136,7 @@ def dynamics_command(
     shipped: Annotated[
         bool, typer.Option("--shipped", help="Use the runs that ship with the package.")
     ] = False,
-    out: Annotated[str, typer.Option("--out", "-o", help="Folder to write to.")] = "dynamics",
+    out: OutOption = "dynamics",
     figures: FiguresOption = None,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -164,7 +167,7 @@ def dynamics_command(
 @app.command("reproduce")
 def reproduce_command(
     *,
-    out: Annotated[str, typer.Option("--out", "-o", help="Folder to write to.")] = "reproduction",
+    out: OutOption = "reproduction",
     quick: Annotated[
         bool, typer.Option("--quick", help="The two models of one layer only: minutes.")
     ] = False,

@@ -10,6 +10,15 @@ import typer
 
 from induction_lens import checks
 from induction_lens.cli.common import (
+    app,
+    default_name,
+    loaded_model,
+    print_json,
+    words,
+    working,
+)
+from induction_lens.cli.failures import say
+from induction_lens.cli.options import (
     CheckOption,
     DeviceOption,
     JsonOption,
@@ -17,15 +26,9 @@ from induction_lens.cli.common import (
     QuietOption,
     SeedOption,
     TrustOption,
-    app,
-    print_json,
-    working,
 )
-from induction_lens.cli.failures import loading, say
 from induction_lens.inputs import repeated_random_tokens
-from induction_lens.loading import load
 from induction_lens.models import Model, ordinary_ids, shape
-from induction_lens.progress import libraries_follow
 from induction_lens.views import attention
 
 _N_RANDOM, _N_COPIES = 16, 3
@@ -68,15 +71,16 @@ def attention_command(
     """
     with working():
         seed = checks.seed(seed, name="--seed")
-        file = _output_file(f"{Path(model).resolve().name}-attention.html" if out is None else out)
-        with loading(model), libraries_follow(not quiet):
-            loaded = load(model, device=device, trust_remote_code=trust_remote_code, check=check)
+        file = _output_file(default_name(model, "attention.html") if out is None else out)
+        loaded = loaded_model(
+            model, device=device, trust_remote_code=trust_remote_code, check=check, quiet=quiet
+        )
         if text is None and not quiet:
             say(f"No --text, so the prompt is random tokens, {_N_COPIES} times over.")
         view = attention(
             loaded,
             _random_prompt(loaded, seed) if text is None else text,
-            None if heads is None else heads.replace(",", " ").split(),
+            None if heads is None else words(heads),
             detector=None if detector == "none" else detector,
         )
         view.save(file)

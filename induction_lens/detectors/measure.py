@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from induction_lens import checks
 from induction_lens.metrics import batches
 from induction_lens.models import (
     HookFunction,
@@ -58,6 +59,17 @@ def measure(
 ) -> None:
     """Run the model once over the tokens, and let every measure look.
 
+    Args:
+        model: A hooked model.
+        tokens: Sequences, BOS at position 0.
+        measures: What looks at each batch, one after the other.
+        batch_size: Sequences per forward pass; None chooses by a memory budget.
+        progress: Title of a progress bar on stderr; None: no bar.
+
+    Raises:
+        ValueError: If the tokens do not fit the model, a weight is not finite, or the batch size is
+            out of range.
+
     Examples:
         >>> model = il.load("toy-2l")
         >>> tokens = il.detectors.prompts(model)
@@ -68,7 +80,7 @@ def measure(
     """
     tokens = checked_tokens(model, tokens)
     check_weights(model)
-    batch_size = batch_size or batch_size_for(model, tokens.shape[1])
+    batch_size = checks.batch_size(batch_size) or batch_size_for(model, tokens.shape[1])
     ends = [taken.last_hook for taken in measures]
     last = ends[0] if len(set(ends)) == 1 else None
     with running(model):

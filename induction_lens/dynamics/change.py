@@ -109,6 +109,9 @@ class PhaseChange(Comparable):
     def corrected(self, p_value: float) -> PhaseChange:
         """The same with a p-value that is corrected for other tests: no change if it is too large.
 
+        Raises:
+            ValueError: This is no probability.
+
         Examples:
             >>> run = il.tracking.Trajectory.read("runs/phase-2l-seed-0")
             >>> change = il.dynamics.phase_change(run, n_resamples=100)

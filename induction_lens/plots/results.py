@@ -62,6 +62,12 @@ def loss_by_position(
 
     Positions are averaged in bins of equal width on the log axis; the bands are over sequences.
 
+    Args:
+        clean: Loss of every token of the whole model, in nats.
+        ablated: The same without heads, by the name of the curve.
+        early: Early position of the ICL score, which is marked.
+        late: Late position.
+
     Raises:
         ValueError: These are no losses of the same tokens.
 
@@ -94,6 +100,12 @@ def cost_by_position(
     late: int,
 ) -> go.Figure:
     """What a knock-out adds to the loss at each position, paired by sequence, with 95% bands.
+
+    Args:
+        clean: Loss of every token of the whole model, in nats.
+        ablated: The same without heads, by the name of the curve.
+        early: Early position of the ICL score, which is marked.
+        late: Late position.
 
     Raises:
         ValueError: These are no losses of the same tokens.

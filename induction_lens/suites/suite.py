@@ -91,7 +91,11 @@ class Suite(Trackable):
         return pd.DataFrame(rows, columns=columns).astype(numbers)
 
     def source(self, checkpoints: Checkpoints | None, *, work: Path, keep: bool) -> Source:
-        """What `track` measures."""
+        """What `track` measures: as `Trackable.source`.
+
+        Raises:
+            ValueError: A step is left out or is not there, or none can be measured.
+        """
         steps = [one.step for one in self.checkpoints]
         if checkpoints is not None and not isinstance(checkpoints, str):
             wanted = set(checkpoints) - set(steps)

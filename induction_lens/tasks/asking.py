@@ -21,7 +21,7 @@ from induction_lens.ablation.context import check_nesting
 from induction_lens.ablation.hooks import Ablation, CleanAttention
 from induction_lens.ablation.methods import AblationMethod
 from induction_lens.ablation.outputs import NO_OUTPUTS, Outputs, by_layer, keep_outputs
-from induction_lens.ablation.passes import passes
+from induction_lens.ablation.passes import Batch, passes
 from induction_lens.heads import Head
 from induction_lens.metrics import batches, not_finite
 from induction_lens.models import (
@@ -138,15 +138,11 @@ class Asking:
                 tokens = torch.cat([prompted, answers[group].to(prompted)], dim=1)
                 with run(self.model, tokens[:1], unembeds=True) as road:
                     for some in batches(len(group), self._batch_size or road.batch_size(due + 1)):
-                        wanted = [[due]] * len(ablations)
-                        options = {"known": {}, "read": [due]}
-                        rows = group[some]
-                        for members, losses in passes(
-                            road, ablations, wanted, tokens[some], rows, **options
-                        ):
-                            found[torch.tensor(members)[:, None], rows] = (
-                                (-losses[..., 0]).exp().cpu()
-                            )
+                        rows, wanted = group[some], [[due]] * len(ablations)
+                        batch = Batch(tokens[some], rows, ablations, wanted, [due], known={})
+                        for members, losses in passes(road, batch):
+                            right = (-losses[..., 0]).exp().cpu()
+                            found[torch.tensor(members)[:, None], rows] = right
                         done(len(rows))
         if not bool(torch.isfinite(found).all()):
             raise not_finite(

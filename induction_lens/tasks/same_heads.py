@@ -183,8 +183,14 @@ def rank_correlation(
     Heads are exchanged within layers, since many scores grow or fall with depth, which makes any
     two of them correlate.
 
+    Args:
+        first: The score of every head.
+        second: Another score of the same heads.
+        n_permutations: Exchanges of heads for the p-value.
+        seed: Seed of the exchanges.
+
     Raises:
-        ValueError: If the scores are of different models.
+        ValueError: If the scores are of different models, or an option is out of range.
 
     Examples:
         >>> scores = il.score_heads(il.load("toy-2l"), detectors=["induction", "duplicate_token"])

@@ -113,6 +113,12 @@ def language_batches(
     Seeds of `Language.sample` below 2**20 are never used, so that what is drawn with them is new to
     the model.
 
+    Args:
+        language: What is drawn from.
+        batch_size: Sequences in a batch.
+        seq_len: Tokens in a sequence, BOS included.
+        seed: Seed of the run; others give other batches at every step.
+
     Raises:
         ValueError: An option is out of range.
 

@@ -59,7 +59,11 @@ class Hapax(LossMask):
         object.__setattr__(self, "n", n)
 
     def counts(self, tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
-        """True where the last `n` tokens come together for the first time in their sequence."""
+        """True where the last `n` tokens come together for the first time in their sequence.
+
+        Raises:
+            ValueError: These are no sequences of token ids.
+        """
         remedy = "pass sequences of token ids"
         checks.tensor("tokens", tokens, axes=("batch", "pos"), whole=True, remedy=remedy)
         counted = torch.ones_like(tokens, dtype=torch.bool)

@@ -256,16 +256,16 @@ def test_what_ends_early_gives_what_its_sequences_give(reason, monkeypatch):
         stopping = Stopping(precision=1e3)
     n_clean_passes = 0
     if reason == "interrupt":
-        measured = sweep._measured
+        measure = sweep.Sweep.measure
 
-        def interrupted(*arguments, part, **options):
+        def interrupted(*arguments, **options):
             nonlocal n_clean_passes
             n_clean_passes += 1
-            measured(*arguments, part=part, **options)
+            measure(*arguments, **options)
             if n_clean_passes == 3:  # long and short of the first part, long of the second
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(sweep, "_measured", interrupted)
+        monkeypatch.setattr(sweep.Sweep, "measure", interrupted)
     studies, effects = _together(model, tokens, stopping)
     monkeypatch.undo()
     assert stopping.reason == reason
@@ -302,7 +302,7 @@ def test_an_interrupt_before_anything_is_known_is_raised(monkeypatch):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sweep, "_measured", interrupted)
+    monkeypatch.setattr(sweep.Sweep, "measure", interrupted)
     stopping = Stopping()
     with pytest.raises(KeyboardInterrupt):
         _together(_model(IMPLEMENTATIONS[-1]), _sequences(29), stopping)

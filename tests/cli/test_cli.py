@@ -145,15 +145,13 @@ def test_a_column_and_an_encoding_of_text_on_the_command_line(models, tmp_path):
 
 
 def test_checks_and_code_of_others_on_the_command_line(models, monkeypatch):
-    from induction_lens.cli import models as commands
-
     asked = []
 
     def load(name, **options):
         asked.append(options)
         return il.load(name, device="cpu")
 
-    monkeypatch.setattr(commands, "load", load)
+    monkeypatch.setattr(cli.common, "load", load)
     _run("heads", models / "llama", "--json")
     _run("heads", models / "llama", "--json", "--no-check", "--trust-remote-code")
     assert asked == [
@@ -527,7 +525,7 @@ def test_what_ends_the_loading_of_a_model_is_about_that_model(monkeypatch, error
     def fails(*arguments, **options):
         raise error
 
-    monkeypatch.setattr(cli.models, "load", fails)
+    monkeypatch.setattr(cli.common, "load", fails)
     for command in ("heads", "report"):
         result = _run(command, "some-model")
         assert (result.exit_code, result.stdout) == (2, "")
@@ -543,7 +541,7 @@ def test_where_nothing_can_be_written_is_found_before_the_work(models, monkeypat
         raise LookupError("the work began")
 
     for module, name in (
-        (cli.models, "load"),
+        (cli.common, "load"),
         (cli.training, "training_report"),
         (cli.training, "reproduce"),
         (cli.training, "train_preset"),
