@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from induction_lens import checks
@@ -31,7 +30,7 @@ from induction_lens.ablation.methods import Method
 from induction_lens.detectors import DETECTORS
 from induction_lens.files import atomic_folder, atomic_path, output_folder, recover, tidy
 from induction_lens.locks import Lock, locked
-from induction_lens.models import check_device
+from induction_lens.models import Ids, check_device, ids_of
 from induction_lens.progress import progress_bar
 from induction_lens.seals import read_json, read_tensors, save_tensors, write_json
 from induction_lens.tracking.choice import Checkpoints
@@ -58,6 +57,7 @@ DOWNLOADS = "checkpoints"
 EDGES = "edges."
 """How the names of the measures of edges begin."""
 _REMEDY = "delete the folder of the point, and it is measured again"
+_TEXT_REMEDY = "give token ids of one length, as text_tokens(model, text=...) makes them"
 LOCK = ".tracking.lock"
 """What keeps a second process from measuring into the same folder."""
 
@@ -66,7 +66,7 @@ def track(
     run: str | Path | TrainingRun | Trackable | Iterable[Any],
     *,
     out: str | Path,
-    text: Int[Tensor, "sequence pos"] | None = None,
+    text: Ids | None = None,
     n_sequences: int = N_SEQUENCES,
     n_prompts: int = 32,
     n_ablated: int = 64,
@@ -95,7 +95,8 @@ def track(
             deleted; or hooked models as they come, as `(step, tokens seen, model)`, such as a
             training loop yields.
         out: Folder for the measures.
-        text: Sequences to measure on, BOS at position 0; None draws held-out Python source, in
+        text: Sequences to measure on, token ids with BOS at position 0, also as `sample_text` gives
+            them; None draws held-out Python source, in
             sequences of 512 tokens, or as many as a shorter context holds.
         n_sequences: Sequences to draw where `text` is None.
         n_prompts: Prompts of repeated random tokens, four copies of 25, or of as many as fit a
@@ -150,7 +151,7 @@ def track(
     out = output_folder(out)
     source = source_of(run, checkpoints, work=out / DOWNLOADS, keep=keep)
     asked = Asked(
-        text=text,
+        text=None if text is None else ids_of("text", text, remedy=_TEXT_REMEDY),
         n_sequences=n_sequences,
         n_prompts=n_prompts,
         n_ablated=n_ablated,

@@ -28,7 +28,7 @@ from induction_lens.inputs import corpus
 from induction_lens.inputs.corpus import train_tokenizer
 from induction_lens.inputs.tokens import repeated_random_tokens
 from induction_lens.metrics import per_token_loss
-from induction_lens.models import toy_weights, weights_hash
+from induction_lens.models import TextTokens, toy_weights, weights_hash
 from induction_lens.seals import save_tensors
 from induction_lens.toys import snapshots
 from induction_lens.toys.model import ToyConfig, build_toy
@@ -553,8 +553,8 @@ def test_a_snapshot_is_no_run(run, tmp_path):
         ({"out": None}, "the output folder to be the path of a file or folder, got None"),
         ({"run": None}, "run to be a training run, a suite, or models as .* got None"),
         ({"run": 3}, "run to be a training run, a suite, or models as .* got 3"),
-        ({"text": TEXT.float()}, r"text to be a tensor of whole numbers \[sequence pos\]"),
-        ({"text": TEXT[0]}, "text to be a tensor of whole numbers"),
+        ({"text": TEXT.float()}, r"text to be a tensor of whole numbers \[batch pos\]"),
+        ({"text": TEXT[None]}, "text to be a tensor of whole numbers"),
         ({"text": TEXT + 1}, "with ids from 0 to 30, got 37 tokens with ids from 1 to 31"),
         ({"text": TEXT - 1}, "with ids from 0 to 30, got 37 tokens with ids from -1 to 29"),
         ({"text": TEXT.repeat(1, 2)}, "text of at most 41 tokens a sequence, .* got 74 tokens"),
@@ -566,6 +566,16 @@ def test_options_are_refused_before_any_work(run, options, message, loads, tmp_p
         track(given.pop("run"), **given)
     assert loads == []
     assert not list(tmp_path.iterdir())
+
+
+def test_text_may_be_lists_an_array_or_with_its_documents(run, tracked, tmp_path):
+    forms = (TEXT.tolist(), TEXT.numpy(), TextTokens(TEXT, torch.zeros_like(TEXT)))
+    for number, text in enumerate(forms):
+        options = {**OPTIONS, "text": text, "methods": "zero"}
+        found = track(_only(run, 0), out=tmp_path / str(number), **options)
+        assert torch.equal(found.icl[0], tracked[0].icl[0])
+    with pytest.raises(ValueError, match=r"expected text .* got 'words'; give token ids"):
+        track(run, **{**OPTIONS, "text": "words", "out": tmp_path / "words"})
 
 
 def test_one_method_can_be_named_alone(run, tmp_path):
