@@ -144,7 +144,7 @@ class Asking:
                         for members, losses in passes(
                             road, ablations, wanted, tokens[some], rows, **options
                         ):
-                            found[torch.tensor(members)[:, None], rows] = (
+                            found[torch.tensor(members, device="cpu")[:, None], rows] = (
                                 (-losses[..., 0]).exp().cpu()
                             )
                         done(len(rows))
