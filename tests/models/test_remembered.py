@@ -115,6 +115,20 @@ def test_a_function_that_was_replaced_is_run(implementation_of_classes):
         assert torch.allclose(after, before, atol=1e-6)
 
 
+def test_equal_tokens_prove_nothing_of_others(implementation_of_classes):
+    """Where all values are the same, any pattern gives the same."""
+    model, _ = implementation_of_classes
+    part = model.blocks[0].attn
+    own = part.apply_causal_mask
+    part.apply_causal_mask = lambda *scores: own(*scores) * 3
+    alike = torch.full_like(TOKENS, 5)
+    il.per_token_loss(model, alike, mask=torch.ones_like(alike), progress=False)
+    with torch.no_grad():
+        expected = cross_entropy(model(TOKENS)[:, :-1].mT, TOKENS[:, 1:], reduction="none")
+    found = il.per_token_loss(model, TOKENS, progress=False)[:, 1:]
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
 @pytest.fixture
 def implementation_of_classes():
     if not HAS_HOOKED_TRANSFORMER:
