@@ -64,7 +64,7 @@ def _state(model: Model) -> Hashable:
     """Everything that what a model computes depends on. Not equal to itself if a weight is NaN."""
     module = untyped(model)
     tensors = [*module.parameters(), *module.buffers()]
-    held = tuple((t.data_ptr(), _version(t), t.dtype, t.device, t.shape) for t in tensors)
+    held = tuple((t.data_ptr(), times_written(t), t.dtype, t.device, t.shape) for t in tensors)
     of_model = parts(model)
     numbers = tuple(
         (type(part), tuple(item for item in vars(part).items() if _is_plain(*item)))
@@ -86,8 +86,8 @@ def _functions(attributes: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
     )
 
 
-def _version(tensor: Tensor) -> int:
-    """How often it was written to."""
+def times_written(tensor: Tensor) -> int:
+    """How often a tensor was written to; 0 of those of inference, which nobody counts."""
     return 0 if tensor.is_inference() else tensor._version
 
 
