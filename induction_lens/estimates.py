@@ -233,7 +233,7 @@ def ratio_of_means(
 
     The interval holds the ratios `r` for which the mean of `numerator - r * denominator` is not
     told from zero. Where the denominator's mean is not told from zero itself there is no bounded
-    one, and the ends are infinite.
+    one, and the ends are infinite; where it is zero, the ratio is NaN.
     """
     import numpy as np
     from scipy.special import stdtrit
@@ -245,7 +245,8 @@ def ratio_of_means(
     ends = (-math.inf, math.inf)
     n_documents = None if documents is None else n_units
     of_all = (len(numerator), confidence, "ratio", n_documents)
-    unbounded = Estimate(mean_top / mean_bottom, *ends, *of_all)
+    ratio = mean_top / mean_bottom if mean_bottom else math.nan
+    unbounded = Estimate(ratio, *ends, *of_all)
     if n_units < 2:
         return unbounded
     changes = _without_each(np.stack([top, bottom]), sizes)
@@ -258,7 +259,7 @@ def ratio_of_means(
         return unbounded
     root = math.sqrt(max(0.0, middle**2 - square * (mean_top**2 - var_top)))
     ends = ((middle - root) / square, (middle + root) / square)
-    return Estimate(mean_top / mean_bottom, *ends, *of_all)
+    return Estimate(ratio, *ends, *of_all)
 
 
 def difference_of(first: Estimate, second: Estimate) -> Estimate:

@@ -101,6 +101,9 @@ def test_a_ratio_of_means_has_fiellers_interval():
     doubled = ratio_of_means(top.repeat(2), bottom.repeat(2), documents=torch.arange(20).repeat(2))
     assert (doubled.low, doubled.high) == pytest.approx((found.low, found.high), abs=1e-12)
     assert ratio_of_means(top, bottom - 1).high == math.inf
+    of_nothing = ratio_of_means(top, torch.zeros_like(top))
+    assert math.isnan(of_nothing.value)
+    assert (of_nothing.low, of_nothing.high) == (-math.inf, math.inf)
 
 
 @pytest.mark.parametrize("clustered", [False, True])

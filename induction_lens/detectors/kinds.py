@@ -103,6 +103,10 @@ class NGramHeads(HeadKind):
     )
     source: ClassVar[str] = NGRAM.source
 
+    def __post_init__(self) -> None:
+        """Check the number."""
+        checks.whole_number("n_sequences", self.n_sequences, least=1, most=10**6)
+
     def tokens(self, model: Model, *, seed: int = 0) -> Int[Tensor, "batch pos"]:
         """BOS, then up to 100 tokens, each drawn from six.
 
@@ -214,6 +218,10 @@ class TokenCopyingHeads(HeadKind):
     title: ClassVar[str] = "Token-copying heads"
     caption: ClassVar[str] = TOKEN_COPYING.caption + " 1 for a perfect head; chance is 0."
     source: ClassVar[str] = TOKEN_COPYING.source
+
+    def __post_init__(self) -> None:
+        """Check the number."""
+        checks.whole_number("n_sequences", self.n_sequences, least=1, most=10**6)
 
     def score(self, model: Model, *, seed: int = 0, progress: bool = True) -> HeadScores:
         """As `HeadKind.score`."""

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Literal, TypeVar, get_args
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from induction_lens import checks
@@ -20,6 +20,7 @@ from induction_lens.detectors.registry import BUILT_IN, chosen_detectors
 from induction_lens.heads import HeadScores, ScoreTable, unmeasured
 from induction_lens.inputs.tokens import repeated_random_tokens, shuffled
 from induction_lens.models import (
+    Mask,
     Model,
     Tokens,
     checked_tokens,
@@ -41,7 +42,7 @@ def score_heads(
     *,
     tokens: Tokens | None = None,
     text: Tokens | None = None,
-    mask: Int[Tensor, "_ _"] | Bool[Tensor, "_ _"] | None = None,
+    mask: Mask | None = None,
     detectors: Sequence[Detector | str] | Detector | None = None,
     attention: Attention | str = "auto",
     shuffled_null: bool = True,

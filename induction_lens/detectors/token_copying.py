@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from induction_lens import checks
 from induction_lens.heads import HeadScores
 from induction_lens.metrics import batches
 from induction_lens.models import (
@@ -92,8 +93,9 @@ class TokenCopying:
         """The sequences, one group for each length of entity.
 
         Raises:
-            ValueError: If the context, or the vocabulary, is too small.
+            ValueError: If the context, or the vocabulary, is too small, or there are no sequences.
         """
+        n_sequences = checks.whole_number("n_sequences", n_sequences, least=1)
         span = span_for(model)
         generator = torch.Generator().manual_seed(seed)
         for index, n_entity in enumerate(ENTITIES):
@@ -177,7 +179,7 @@ def copying_prompts(
     Of random ones the first token may be copied, of given ones the second.
     """
     ids = ordinary_ids(model)
-    orders = [torch.randperm(len(ids), generator=generator) for _ in range(n_rows)]
+    orders = [torch.randperm(len(ids), generator=generator, device="cpu") for _ in range(n_rows)]
     drawn = ids[torch.stack(orders)]
     first, other, spare = drawn[:, :span], drawn[:, span : 2 * span], drawn[:, 2 * span, None]
     if entities is not None:

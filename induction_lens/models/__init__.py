@@ -58,7 +58,7 @@ from induction_lens.models.pretrained import (
     load_pretrained,
 )
 from induction_lens.models.projections import AttentionInputs
-from induction_lens.models.prompts import whole_numbers
+from induction_lens.models.prompts import mask_of, whole_numbers
 from induction_lens.models.properties import (
     ModelShape,
     batch_size_for,
@@ -93,9 +93,12 @@ from induction_lens.models.rounding import has_bfloat16, rounded
 from induction_lens.models.run import Run, Whole
 from induction_lens.models.sequences import (
     FEWEST_DOCUMENTS,
+    Ids,
+    Mask,
     Sequences,
     TextTokens,
     Tokens,
+    ids_of,
     sequences_of,
     units_of,
 )
@@ -120,9 +123,11 @@ __all__ = [
     "Call",
     "FusedAttention",
     "HookFunction",
+    "Ids",
     "InterventionError",
     "Layer",
     "LayerByLayer",
+    "Mask",
     "Model",
     "ModelShape",
     "PatternAttention",
@@ -160,6 +165,7 @@ __all__ = [
     "heads_written",
     "hook_name",
     "hook_points",
+    "ids_of",
     "installed",
     "is_model",
     "is_own_format",
@@ -175,6 +181,7 @@ __all__ = [
     "logits_after",
     "logits_at",
     "losses_at",
+    "mask_of",
     "model_name",
     "new_transformer",
     "norm_weight",

@@ -187,7 +187,8 @@ def checked_tokens(model: Model, tokens: Any) -> Int[Tensor, "batch pos"]:
             context, or an id is out of range.
     """
     sizes = shape(model)
-    if not isinstance(tokens, Tensor) or tokens.is_floating_point() or tokens.is_complex():
+    whole = isinstance(tokens, Tensor) and not (tokens.is_floating_point() or tokens.is_complex())
+    if not whole or tokens.dtype == torch.bool:
         got = f"{tokens.dtype}" if isinstance(tokens, Tensor) else type(tokens).__name__
         raise ValueError(
             f"expected a tensor of token ids, got {got}; pass torch.tensor(ids) of shape "
@@ -201,15 +202,16 @@ def checked_tokens(model: Model, tokens: Any) -> Int[Tensor, "batch pos"]:
     if tokens.shape[1] > sizes.n_ctx:
         raise ValueError(
             f"expected sequences of at most {sizes.n_ctx} tokens (the model's context), got "
-            f"{tokens.shape[1]}; pass a smaller seq_len"
+            f"{tokens.shape[1]}; cut them, or draw text with a smaller seq_len"
         )
+    tokens = tokens.long()  # of unsigned numbers torch finds no least
     low, high = int(tokens.min()), int(tokens.max())
     if low < 0 or high >= sizes.d_vocab:
         raise ValueError(
             f"expected token ids from 0 to {sizes.d_vocab - 1}, got ids from {low} to {high}; "
             "use the tokenizer that belongs to the model"
         )
-    return tokens.long()
+    return tokens
 
 
 def check_weights(model: Any) -> None:

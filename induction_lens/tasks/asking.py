@@ -142,7 +142,7 @@ class Asking:
                         batch = Batch(tokens[some], rows, ablations, wanted, [due], known={})
                         for members, losses in passes(road, batch):
                             right = (-losses[..., 0]).exp().cpu()
-                            found[torch.tensor(members)[:, None], rows] = right
+                            found[torch.tensor(members, device="cpu")[:, None], rows] = right
                         done(len(rows))
         if not bool(torch.isfinite(found).all()):
             raise not_finite(

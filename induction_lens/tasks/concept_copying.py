@@ -51,6 +51,10 @@ class ConceptCopyingHeads(HeadKind):
     )
     source: ClassVar[str] = "Feucht et al. 2025, The Dual-Route Model of Induction"
 
+    def __post_init__(self) -> None:
+        """Check the number."""
+        checks.whole_number("n_sequences", self.n_sequences, least=1, most=10**6)
+
     def score(self, model: Model, *, seed: int = 0, progress: bool = True) -> HeadScores:
         """As `HeadKind.score`.
 
@@ -104,7 +108,11 @@ class ConceptCopyingHeads(HeadKind):
         for ids in encode([f" {entity}" for entity in listed], tokenizer):
             if len(ids) in ENTITIES and max(ids) < shape(model).d_vocab:
                 found.setdefault(len(ids), []).append(ids)
-        several = {n: torch.tensor(ids) for n, ids in sorted(found.items()) if len(ids) >= _FEWEST}
+        several = {
+            n: torch.tensor(ids, device="cpu")
+            for n, ids in sorted(found.items())
+            if len(ids) >= _FEWEST
+        }
         if not several:
             condition = f"words of {ENTITIES[0]} to {ENTITIES[-1]} tokens, {_FEWEST} of one length"
             raise checks.refuse("entities", condition, named, "pass others", given="none")

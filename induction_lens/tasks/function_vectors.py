@@ -79,18 +79,21 @@ class FunctionVectorHeads(HeadKind):
         # every task counts the same, whatever its number of items
         n_most = max(part.shape[-1] for part in parts)
         weights = torch.cat(
-            [torch.full((part.shape[-1],), n_most / part.shape[-1]) for part in parts]
+            [
+                torch.full((n,), n_most / n, dtype=torch.float64, device="cpu")
+                for n in (part.shape[-1] for part in parts)
+            ]
         )
         taught, null = torch.cat(parts, dim=-1).double() * weights
-        values, sem = ratio_and_error(taught, weights.double())
-        _, over_null_sem = ratio_and_error(taught - null, weights.double())
+        values, sem = ratio_and_error(taught, weights)
+        _, over_null_sem = ratio_and_error(taught - null, weights)
         return HeadScores(
             self.name,
             values.float(),
             unit="copying",
             ceiling=1.0,
             uniform=0.0,
-            null=ratio_and_error(null, weights.double())[0].float(),
+            null=ratio_and_error(null, weights)[0].float(),
             sem=sem.float(),
             over_null_sem=over_null_sem.float(),
             n_sequences=len(weights),

@@ -252,10 +252,11 @@ def _first_token(encode: PlacedEncoder, text: str, tokens: list[int], answer: st
 def _check_fit(model: Model, task: Task, ids: Sequence[Sequence[int]]) -> None:
     sizes = shape(model)
     longest, highest = max(map(len, ids)), max(map(max, ids))
-    if longest >= sizes.n_ctx:  # the answer's first token follows
+    room = sizes.n_ctx - task.scoring.n_new  # the answer follows
+    if longest > room:
         raise ValueError(
-            f"expected prompts of {task.name} of at most {sizes.n_ctx - 1} tokens (the model's "
-            f"context, less one for the answer), got {longest}; pass fewer shots"
+            f"expected prompts of {task.name} of at most {room} tokens (the model's context, less "
+            f"{task.scoring.n_new} for the answer), got {longest}; pass fewer shots"
         )
     if highest >= sizes.d_vocab:
         raise ValueError(

@@ -316,6 +316,25 @@ def test_more_heads_cost_more_and_random_ones_are_beside(hooked):
     assert len(found.plot().data) == 2
 
 
+def test_there_are_as_many_random_heads_as_ranked_ones(hooked):
+    everything = [Head(layer, head) for layer in range(2) for head in range(3)]
+    found = il.tasks.dose_response(hooked, key_task(), everything, shots=2)
+    assert [len(one.heads) for one in found.random] == [len(one.heads) for one in found.ranked]
+    with pytest.raises(ValueError, match="counts to be a whole number from 1 to 3, got 4"):
+        il.tasks.dose_response(hooked, key_task(), everything, counts=[4], shots=2)
+
+
+def test_what_is_generated_has_room_in_the_context():
+    model = hugging_face_model("gpt2")
+    task = Task.from_pairs("long", [("a " * 25, "x"), ("b", "y")])
+    length = max(map(len, few_shot_prompts(model, task, shots=0).ids))
+    room = model.cfg.n_ctx - length
+    assert len(few_shot(model, task.scored(il.tasks.F1(n_new=room)), shots=0).clean) == 2
+    message = f"at most {length - 1} tokens .* less {room + 1} for the answer.*, got {length}"
+    with pytest.raises(ValueError, match=message):
+        few_shot(model, task.scored(il.tasks.F1(n_new=room + 1)), shots=0)
+
+
 def test_the_other_kinds_top_heads_are_left_out():
     values = torch.tensor([[0.1, 0.9], [0.5, 0.3]])
     ours, other = il.HeadScores("a", values), il.HeadScores("b", values.flip(1))
