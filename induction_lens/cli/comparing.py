@@ -14,6 +14,7 @@ from induction_lens.cli.common import (
     SeedOption,
     TextOption,
     app,
+    completing,
     output,
     print_json,
     print_table,
@@ -22,6 +23,7 @@ from induction_lens.cli.common import (
     working,
 )
 from induction_lens.heads import THRESHOLD
+from induction_lens.loading import zoo_names
 from induction_lens.reports.comparison import compare, save_comparison
 from induction_lens.reports.comparison.page import (
     differences_table,
@@ -36,7 +38,9 @@ def compare_command(
     models: Annotated[
         list[str],
         typer.Argument(
-            metavar="MODEL…", help="Models of this package, folders, names, saved reports."
+            metavar="MODEL…",
+            help="Models of this package, folders, names, saved reports.",
+            autocompletion=completing(zoo_names),
         ),
     ],
     *,

@@ -68,6 +68,9 @@ def track_command(
     encoding: EncodingOption = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep downloaded checkpoints.")] = False,
     engine: Annotated[str, typer.Option(help="Who measures: local or ray.")] = "local",
+    resume: Annotated[
+        bool, typer.Option(help="Keep what OUT holds already, or measure everything again.")
+    ] = True,
     list_only: Annotated[
         bool, typer.Option("--list", help="List the checkpoints, and what is left out; no work.")
     ] = False,
@@ -108,6 +111,7 @@ def track_command(
             n_ablated=ablated,
             keep=keep,
             engine=engine,
+            resume=resume,
             seed=seed,
             device=device,
             progress=not quiet,
