@@ -98,6 +98,23 @@ print(*sorted(added - set(sys.stdlib_module_names)))
     assert set(result.stdout.split()) & heavy == set()
 
 
+def test_nothing_waits_for_transformer_lens_before_there_is_a_model():
+    """Importing it takes longer than all the rest; help and completion of names need none of it."""
+    script = """
+import sys
+import induction_lens
+from induction_lens.cli import app
+from induction_lens.models import HAS_HOOKED_TRANSFORMER
+print({"transformer_lens", "transformers"} & set(sys.modules))
+from importlib.util import find_spec
+print(HAS_HOOKED_TRANSFORMER == (find_spec("transformer_lens.HookedTransformer") is not None))
+"""
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.splitlines() == ["set()", "True"]
+
+
 def test_readme_lists_exactly_the_folders_there_are():
     readme = (ROOT / "README.md").read_text()
     tree = readme.split("## Files")[1].split("```")[1].removeprefix("text\n")
