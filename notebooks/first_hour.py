@@ -49,8 +49,8 @@ for place in attention[-1].argsort(descending=True)[:3].tolist():
 il.plots.attention_map(attention, tokens)
 
 # %% [markdown]
-# To look at other heads and tokens, make a view: a page on which you choose both. It shows itself at
-# the end of a cell; saved, it opens in any browser, without a network.
+# To look at other heads and tokens, make a view: a page on which you choose both. It shows itself
+# at the end of a cell; saved, it opens in any browser, without a network.
 
 # %%
 view = il.views.attention(model, prompt)
@@ -151,8 +151,8 @@ scores.to_frame().nlargest(3, "induction")[["model", "layer", "head", "induction
 # %% [markdown]
 # ## 7. Compare with another model
 #
-# `compare` measures models on the same text: one row a model. `toy-1l` has a single layer, so it has
-# no induction heads, and next to no in-context learning.
+# `compare` measures models on the same text: one row a model. `toy-1l` has a single layer, so it
+# has no induction heads, and next to no in-context learning.
 
 # %%
 found = il.compare([model, "toy-1l"], n_sequences=32, n_controls=4, progress=False)
