@@ -75,6 +75,9 @@ def track_command(
     encoding: EncodingOption = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep downloaded checkpoints.")] = False,
     engine: EngineOption = "local",
+    resume: Annotated[
+        bool, typer.Option(help="Keep what OUT holds already, or measure everything again.")
+    ] = True,
     list_only: Annotated[
         bool, typer.Option("--list", help="List the checkpoints, and what is left out; no work.")
     ] = False,
@@ -115,6 +118,7 @@ def track_command(
             n_ablated=ablated,
             keep=keep,
             engine=engine,
+            resume=resume,
             seed=seed,
             device=device,
             progress=not quiet,
