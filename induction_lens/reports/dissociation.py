@@ -47,14 +47,22 @@ def save_dissociation(
     if same is not None:
         checks.instance("same", same, SameHeads, "make one with tasks.same_heads(model)")
     out = output_folder(folder)
+    frames = {
+        "sets": found.to_frame(),
+        "tasks": found.tasks_frame(),
+        "scores": found.scores.to_frame(),
+        "same-heads": None if same is None else same.to_frame(),
+        "correlations": None if same is None else same.correlations_frame(),
+    }
+    page = dissociation_page(found, same=same)  # before anything is written: it may fail
     out.mkdir(parents=True, exist_ok=True)
-    found.to_frame().to_csv(out / "sets.csv", index=False)
-    found.tasks_frame().to_csv(out / "tasks.csv", index=False)
-    found.scores.to_frame().to_csv(out / "scores.csv", index=False)
-    if same is not None:
-        same.to_frame().to_csv(out / "same-heads.csv", index=False)
-        same.correlations_frame().to_csv(out / "correlations.csv", index=False)
-    write_text(out / "index.html", dissociation_page(found, same=same))
+    for name, frame in frames.items():
+        path = out / f"{name}.csv"
+        if frame is None:
+            path.unlink(missing_ok=True)  # of an earlier dissociation in the same folder
+        else:
+            write_text(path, frame.to_csv(index=False))
+    write_text(out / "index.html", page)
     return out / "index.html"
 
 
