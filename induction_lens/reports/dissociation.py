@@ -51,12 +51,17 @@ def save_dissociation(
         "sets": found.to_frame(),
         "tasks": found.tasks_frame(),
         "scores": found.scores.to_frame(),
+        "same-heads": None if same is None else same.to_frame(),
+        "correlations": None if same is None else same.correlations_frame(),
     }
-    if same is not None:
-        frames |= {"same-heads": same.to_frame(), "correlations": same.correlations_frame()}
+    page = dissociation_page(found, same=same)  # before anything is written: it may fail
     for name, frame in frames.items():
-        write_text(out / f"{name}.csv", frame.to_csv(index=False))
-    write_text(out / "index.html", dissociation_page(found, same=same))
+        path = out / f"{name}.csv"
+        if frame is None:
+            path.unlink(missing_ok=True)  # of an earlier dissociation in the same folder
+        else:
+            write_text(path, frame.to_csv(index=False))
+    write_text(out / "index.html", page)
     return out / "index.html"
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +97,45 @@ class LanguageTrajectory(Comparable):
         """
         checks.one_of("kind", kind, self.losses)
         return self.losses[kind].nanmean(1)
+
+    def gap(self, kind: str = "all") -> Float[Tensor, " snapshot"]:
+        """The mean loss of a kind of token beyond that of the best predictor, at each snapshot.
+
+        Raises:
+            ValueError: If the language has no such kind.
+        """
+        return self.loss(kind) - self.references["optimal"][kind]
+
+    def reference_gaps(self, kind: str = "all") -> dict[str, float]:
+        """The same of other predictors, by name; of the best one it is 0.
+
+        Raises:
+            ValueError: If the language has no such kind.
+        """
+        checks.one_of("kind", kind, self.losses)
+        best = self.references["optimal"][kind]
+        return {name: by_kind[kind] - best for name, by_kind in self.references.items()}
+
+    def between(self, first: int, last: int) -> LanguageTrajectory:
+        """The snapshots from one step to another, both included.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        least = checks.whole_number("first", first, least=0)
+        most = checks.whole_number("last", last, least=least)
+        kept = (self.steps >= least) & (self.steps <= most)
+        if not bool(kept.any()):
+            raise ValueError(
+                f"expected snapshots between the steps {least} and {most}, got those of "
+                f"{self.steps.tolist()}; choose a wider part"
+            )
+        groups = {
+            group: {name: values[kept] for name, values in getattr(self, group).items()}
+            for group in _GROUPS
+        }
+        plain = {name: getattr(self, name)[kept] for name in ("steps", "tokens_seen", "composed")}
+        return replace(self, **plain, **groups)
 
     def strongest(self, name: str) -> Head:
         """The head with the highest score at the last snapshot.
