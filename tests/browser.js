@@ -27,8 +27,8 @@ window.looked = (() => {
     return element.localName + (element.id ? `#${element.id}` : "") + (classes ? `.${classes.trim().replace(/\s+/g, ".")}` : "");
   };
 
-  // Texts that are shown, each with its contrast to what is behind it.
-  function contrasts() {
+  // Texts that are shown with less contrast than this to what is behind them.
+  function contrasts(least) {
     const [behind, opacities, shapes] = [new Map(), new Map(), new Map()];
     // what the browser paints where a page has no background: white, or dark where the page allows it
     const dark = matchMedia("(prefers-color-scheme: dark)").matches
@@ -83,7 +83,8 @@ window.looked = (() => {
       const below = svg ? behindDrawn(element, svg) : background(element);
       const ink = rgba(svg ? style.fill : style.color);
       ink[3] *= opacity(element);
-      if (ink[3] > 0) found.push([contrast(over(ink, below), below), text.slice(0, 40), named(element)]);
+      const ratio = contrast(over(ink, below), below);
+      if (ink[3] > 0 && ratio < least) found.push([ratio, text.slice(0, 40), named(element)]);
     }
     return found;
   }
@@ -118,7 +119,8 @@ window.looked = (() => {
 
   const reached = new Set();
   document.addEventListener("focusin", ({ target }) => reached.add(target));
-  const left = () => controls().filter((element) => !reached.has(element));
+  let asked = [];
+  const left = () => asked.filter((element) => !reached.has(element));
 
   return {
     contrasts,
@@ -131,14 +133,19 @@ window.looked = (() => {
       document.head.append(still);
       for (const part of document.querySelectorAll("details")) part.open = true;
     },
-    // Tab begins at the top of the page; how many controls there are
-    begin() {
+    // Tab begins at the top of the page, and what is shown there is asked for: what comes and goes
+    // with scrolling is not. How many controls there are; none where all were reached before.
+    async begin() {
       const top = document.createElement("span");
       top.tabIndex = -1;
       document.body.prepend(top);
       top.focus();
       top.remove();
-      return controls().length;
+      const frame = () => new Promise((next) => requestAnimationFrame(next));
+      await frame();
+      await frame();
+      asked = controls();
+      return left().length ? asked.length : 0;
     },
   };
 })();

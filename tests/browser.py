@@ -37,6 +37,7 @@ OPTIONS = (
     *("--no-first-run", "--disable-extensions", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync", "--mute-audio", "--hide-scrollbars"),
     *("--disable-renderer-backgrounding", "--disable-background-timer-throttling"),
+    "--disable-features=BackForwardCache",  # pages that were left would fill the memory
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
     "--remote-debugging-pipe",
 )
@@ -110,8 +111,9 @@ class Browser:
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         page = Page(self, session, target)
         self._pages[session] = page
-        for domain in ("Page", "Runtime", "Log", "Network"):
+        for domain in ("Page", "Runtime", "Log"):
             page.call(f"{domain}.enable")
+        page.call("Network.enable", maxTotalBufferSize=0)  # what was sent is not asked for again
         page.show(width=width, height=height, theme=theme)
         page.load(address, until=until)
         return page
@@ -182,6 +184,8 @@ class Page:
         self._browser = browser
         self._session = session
         self._target = target
+        self._size: tuple[int, int] | None = None
+        self._theme: Theme | None = None
         self.events: list[dict[str, Any]] = []
         """What happened since the page was opened."""
         self.seconds = 0.0
@@ -222,10 +226,14 @@ class Page:
 
     def show(self, *, width: int, height: int = 900, theme: Theme = "light") -> None:
         """Give the window another size, in CSS pixels, and the reader another preference."""
-        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-        self.call("Emulation.setDeviceMetricsOverride", **size)
-        preferred = {"name": "prefers-color-scheme", "value": theme}
-        self.call("Emulation.setEmulatedMedia", features=[preferred])
+        size, self._size = self._size, (width, height)
+        if size != self._size:
+            shape = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+            self.call("Emulation.setDeviceMetricsOverride", **shape)
+        preferred, self._theme = self._theme, theme
+        if preferred != theme:
+            feature = {"name": "prefers-color-scheme", "value": theme}
+            self.call("Emulation.setEmulatedMedia", features=[feature])
 
     def evaluate(self, script: str) -> Any:
         """What an expression of JavaScript is, awaited.
@@ -242,7 +250,7 @@ class Page:
 
     def press(self, key: str, times: int = 1) -> None:
         """Press and let go of a key, such as `Tab`, `Enter` or `ArrowRight`."""
-        codes = {"Tab": 9, "Enter": 13, " ": 32, "ArrowLeft": 37, "ArrowRight": 39}
+        codes = {"Tab": 9, "Enter": 13, "Escape": 27, " ": 32, "ArrowLeft": 37, "ArrowRight": 39}
         text = {"Enter": "\r", " ": " "}.get(key)
         known = {"key": key, "windowsVirtualKeyCode": codes.get(key, 0)}
         typed = known if text is None else {**known, "text": text}
@@ -285,9 +293,9 @@ class Page:
         """The height of the whole page in pixels."""
         return self.evaluate("document.scrollingElement.scrollHeight")
 
-    def contrasts(self) -> list[tuple[float, str, str]]:
-        """Each text that is shown: its contrast to what is behind it, the text, its element."""
-        return [tuple(one) for one in self._look("contrasts()")]
+    def contrasts(self, least: float = CONTRAST) -> list[tuple[float, str, str]]:
+        """Texts with less contrast to what is behind them: the contrast, the text, its element."""
+        return [tuple(one) for one in self._look(f"contrasts({least})")]
 
     def sideways(self) -> str:
         """What makes the page wider than the window; empty where nothing does."""
@@ -299,14 +307,18 @@ class Page:
         A control that was reached since the page was opened counts as reached: what takes the focus
         once does so in windows of other widths too, as long as it is shown.
         """
-        left = self._look("left()")
-        if not left:
+        presses = self._look("begin()")
+        if presses == 0:
             return []
-        self.press("Tab", self._look("begin()") + 2)
-        while len(still := self._look("left()")) < len(left):
+        self.press("Tab", presses)
+        left = self._look("left()")
+        while left:  # boxes that scroll take the focus too, and are not asked for
+            self.press("Tab", 20)
+            still = self._look("left()")
+            if len(still) == len(left):
+                break
             left = still
-            if left:  # a page may hold the focus at a place for some presses
-                self.press("Tab", 10)
+        self.press("Escape")
         self.evaluate("document.activeElement?.blur()")
         return left
 
@@ -339,21 +351,20 @@ def faults(page: Page) -> Iterator[str]:
     silent, and nothing is asked of a network. The page is left unfolded.
     """
     page.unfold()
-    for theme in THEMES:
-        for width in WIDTHS:
-            where = f"{width} px, {theme}"
-            page.show(width=width, theme=theme)
-            page.settle()
-            if wide := page.sideways():
-                yield f"{where}: sideways, {wide}"
-            pale = {one for one in page.contrasts() if one[0] < CONTRAST}
-            for ratio, text, element in sorted(pale)[:8]:
-                yield f"{where}: contrast, {ratio:.2f} of {text!r} in {element}"
-    for width in WIDTHS:  # which controls there are does not depend on the colours
-        page.show(width=width)
+    # a window is dear to resize, and which controls there are does not depend on the colours
+    looks = [(width, THEMES[0]) for width in WIDTHS]
+    looks += [(width, THEMES[1]) for width in reversed(WIDTHS)]
+    for number, (width, theme) in enumerate(looks):
+        where = f"{width} px, {theme}"
+        page.show(width=width, theme=theme)
         page.settle()
-        for control in page.unreachable():
-            yield f"{width} px: keyboard, {control}"
+        if wide := page.sideways():
+            yield f"{where}: sideways, {wide}"
+        for ratio, text, element in sorted(set(page.contrasts()))[:8]:
+            yield f"{where}: contrast, {ratio:.2f} of {text!r} in {element}"
+        if number >= len(WIDTHS):
+            for control in page.unreachable():
+                yield f"{where}: keyboard, {control}"
     yield from page.problems
 
 

@@ -24,18 +24,16 @@ SCHEMES = {"light": "default", "dark": "slate"}
 """What the theme of the documentation calls a light page, and a dark one."""
 
 
-def check(folder: Path) -> dict[str, list[str]]:
-    """What is wrong, by page; and with the first page where it is opened as a file."""
-    found: dict[str, list[str]] = {}
+def check(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """What is wrong with each page; and with the first page where it is opened as a file."""
     with browsing() as browser, _served(folder) as base:
         page = browser.open("about:blank")
         page.within = (base, "data:", "blob:", "about:")
         for path in sorted(folder.rglob("*.html")):
             name = path.relative_to(folder).as_posix()
-            found[name] = list(_faults(page, base + name))
+            yield name, list(_faults(page, base + name))
         page.within = LOCAL
-        found["index.html, as a file"] = list(_faults(page, folder / "index.html"))
-    return {name: wrong for name, wrong in found.items() if wrong}
+        yield "index.html, as a file", list(_faults(page, folder / "index.html"))
 
 
 def main(folder: Path) -> int:
@@ -43,22 +41,21 @@ def main(folder: Path) -> int:
     if chromium() is None:
         print("skipped: there is no Chromium to open the pages with")
         return 0
-    found = check(folder)
-    for name, wrong in found.items():
-        print(name)
-        for line in wrong:
-            print(f"  {line}")
-    n_pages = len(list(folder.rglob("*.html")))
-    print(f"{n_pages} pages at {', '.join(map(str, WIDTHS))} px, light and dark: ", end="")
-    print(f"{sum(map(len, found.values()))} faults on {len(found)} of them")
-    return 1 if found else 0
+    n_pages, n_faults = 0, 0
+    for name, wrong in check(folder):
+        n_pages += 1
+        n_faults += len(wrong)
+        if wrong:
+            print(name, *(f"  {line}" for line in wrong), sep="\n", flush=True)
+    print(f"{n_pages} pages at {', '.join(map(str, WIDTHS))} px, light and dark: {n_faults} faults")
+    return 1 if n_faults else 0
 
 
 def _faults(page: Page, address: Path | str) -> Iterator[str]:
     """What is wrong with one page, in the colours that the reader's system has."""
-    page.show(width=WIDTHS[0])
+    page.show(width=WIDTHS[0], theme=THEMES[-1])
     page.load(address)
-    for theme in THEMES:
+    for theme in reversed(THEMES):
         page.show(width=WIDTHS[0], theme=theme)
         page.settle()
         scheme = page.evaluate("document.body.dataset.mdColorScheme || null")

@@ -66,7 +66,7 @@ def test_a_folder_of_pages_is_checked_as_it_is_served(tmp_path, browser, capsys)
     (folder / "index.html").write_text(GOOD.format("<img src='deep/x.svg' alt=''>"))
     (folder / "deep" / "x.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg' />")
     assert site.main(folder) == 0
-    assert "1 pages at 400, 800, 1600 px, light and dark: 0 faults" in capsys.readouterr().out
+    assert "2 pages at 400, 800, 1600 px, light and dark: 0 faults" in capsys.readouterr().out
     (folder / "deep" / "x.html").write_text(GOOD.format("<img src='none.svg' alt=''>"))
     assert site.main(folder) == 1
     assert "deep/x.html\n  log: Failed to load resource" in capsys.readouterr().out
