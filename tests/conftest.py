@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from induction_lens.models import HAS_HOOKED_TRANSFORMER
+from tests.browser import browsing, chromium
 from tests.local_hub import serving
 from tests.reference_model import induction_circuit
 
@@ -47,6 +48,15 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A browser; the test is skipped where there is none."""
+    if chromium() is None:
+        pytest.skip("there is no Chromium")
+    with browsing() as running:
+        yield running
 
 
 @pytest.fixture

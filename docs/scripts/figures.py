@@ -133,5 +133,7 @@ def _small(figure: Figure) -> Figure:
     drawn.update_xaxes(title_text="")
     drawn.update_yaxes(title_text="")
     drawn.update_traces(hoverinfo="skip", hovertemplate=None)
-    drawn.for_each_trace(lambda trace: trace.update(customdata=None))
+    for trace in drawn.data:
+        if not (trace.meta and "numbers_of" in trace.meta):  # whose ink follows from their values
+            trace.update(customdata=None)
     return Figure.of(f"{figure.id}-small", drawn, figure.label)

@@ -13,7 +13,6 @@ import torch
 from induction_lens import plots
 from induction_lens.heads import HeadScores, ScoreTable
 from induction_lens.plots.saving import _drawing, check_format
-from tests.browser import browser
 
 VALUES = torch.linspace(0, 1, 16).view(2, 8)
 TABLE = ScoreTable({"induction": HeadScores("induction", VALUES)})
@@ -84,11 +83,10 @@ def test_without_a_browser_it_says_how_to_get_one(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("browser")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_files_have_the_size_of_a_column(tmp_path):
     pytest.importorskip("kaleido")
-    with browser():  # skips where there is none
-        pass
     figure = TABLE.plot()
     for written in ("svg", "pdf", "png"):
         path = tmp_path / f"heads.{written}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,14 +12,14 @@ import pytest
 import induction_lens as il
 from induction_lens.views import attention
 from induction_lens.views.page import PALETTE
-from tests.views.browser import CHROMIUM, asked
+from tests.browser import Browser, Theme
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here"),
-]
+pytestmark = pytest.mark.slow
 TEXT = "def add(first, second):\n    return first + second\n\ndef sub(first, second):\n\treturn"
 HELPERS = """
+const until = async (holds) => {
+  while (!holds()) await new Promise((go) => setTimeout(go, 20));
+};
 const all = (selector) => [...document.querySelectorAll(selector)];
 const one = (selector) => document.querySelector(selector);
 const options = { bubbles: true, cancelable: true };
@@ -33,6 +35,36 @@ const pick = (name, value) => {
   input.dispatchEvent(new Event("change", options));
 };
 """
+
+
+READY = "document.documentElement.dataset.ready || !document.getElementById('trouble')?.hidden"
+
+
+class Asked:
+    """Opens pages, and says what they say."""
+
+    def __init__(self, browser: Browser, folder: Path) -> None:
+        self.browser = browser
+        self.folder = folder
+
+    def __call__(
+        self, page: str, script: str, *, width: int = 1200, theme: Theme = "light", at: str = ""
+    ) -> Any:
+        """What a script, the body of an async function, returns on a page that is in order."""
+        path = self.folder / "page.html"
+        path.write_text(page, encoding="utf-8")
+        address = f"{path.resolve().as_uri()}{at}"
+        opened = self.browser.open(address, width=width, theme=theme, until=READY)
+        answer = opened.evaluate(f"(async () => {{ {script} }})()")
+        assert opened.problems == []
+        assert opened.overflow <= 0
+        opened.close()
+        return answer
+
+
+@pytest.fixture
+def asked(browser, tmp_path):
+    return Asked(browser, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +91,9 @@ def _expected(shares: np.ndarray, theme: str) -> list[list[float]]:
     return colours
 
 
-@pytest.mark.parametrize(("theme", "dark"), [("light", False), ("dark", True)])
+@pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("measure", ["pattern", "weighted", "logits"])
-def test_tokens_have_the_colours_of_the_numbers(view, tmp_path, measure, theme, dark):
+def test_tokens_have_the_colours_of_the_numbers(view, asked, measure, theme):
     script = (
         HELPERS
         + f"""
@@ -73,7 +105,7 @@ def test_tokens_have_the_colours_of_the_numbers(view, tmp_path, measure, theme, 
     return {{ from, to: all(".headcard").map(colours), heads: titles() }};
     """
     )
-    said = asked(view.html, script, tmp_path, dark=dark)
+    said = asked(view.html, script, theme=theme)
     assert said["heads"] == ["Head 1.4", "Head 1.6"] or len(said["heads"]) == 2
     for place, title in enumerate(said["heads"]):
         head = view[title.removeprefix("Head ")]
@@ -88,7 +120,7 @@ def test_tokens_have_the_colours_of_the_numbers(view, tmp_path, measure, theme, 
                     assert _rgb(found) == pytest.approx(expected, abs=6)
 
 
-def test_every_control_is_reached_and_worked_by_keys(view, tmp_path):
+def test_every_control_is_reached_and_worked_by_keys(view, asked):
     script = (
         HELPERS
         + """
@@ -122,7 +154,7 @@ def test_every_control_is_reached_and_worked_by_keys(view, tmp_path):
     };
     """
     )
-    said = asked(view.html, script, tmp_path)
+    said = asked(view.html, script)
     n = len(view.tokens)
     assert (said["home"], said["right"], said["end"], said["up"]) == ([0], [1], [n - 1], [n - 2])
     assert said["down"][0] > 1
@@ -135,7 +167,7 @@ def test_every_control_is_reached_and_worked_by_keys(view, tmp_path):
     assert set(said["handled"]) == {"listbox", "application"}
 
 
-def test_the_page_says_what_it_shows(view, tmp_path):
+def test_the_page_says_what_it_shows(view, asked):
     script = (
         HELPERS
         + """
@@ -149,7 +181,7 @@ def test_the_page_says_what_it_shows(view, tmp_path):
              targets: all(".headcard:first-child .target").map((span) => Number(span.dataset.at)) };
     """
     )
-    found = asked(view.html, script, tmp_path)
+    found = asked(view.html, script)
     head = view[found["head"]]
     first, logits, last, to = found["said"]
     strongest = int(head.pattern[31].argmax())
@@ -166,46 +198,75 @@ def test_the_page_says_what_it_shows(view, tmp_path):
     assert set(found["targets"]) == aimed
 
 
+@pytest.mark.parametrize(("zooms", "n_labels"), [(0, 8), (2, 10)])
+def test_labels_of_the_map_are_those_of_its_cells(view, asked, zooms, n_labels):
+    script = (
+        HELPERS
+        + f"""
+    const card = one(".headcard"), canvas = card.querySelector("canvas");
+    for (let i = 0; i < {zooms}; i++) press(canvas, "+");
+    const labels = (axis) => [...card.querySelectorAll(`.${{axis}} span`)];
+    const middle = (box) => [(box.left + box.right) / 2, (box.top + box.bottom) / 2];
+    const pointed = (clientX, clientY) => {{
+      canvas.dispatchEvent(new PointerEvent("pointermove", {{ clientX, clientY, ...options }}));
+      return card.querySelector(".tools span").textContent;
+    }};
+    const inner = middle(canvas.getBoundingClientRect());
+    const said = (axis) => labels(axis).map((label) => {{
+      const [x, y] = middle(label.getBoundingClientRect());
+      return [label.textContent, axis === "rows" ? pointed(inner[0], y) : pointed(x, inner[1])];
+    }});
+    return {{ rows: said("rows"), columns: said("columns") }};
+    """
+    )
+    said = asked(view.html, script)
+    # a quarter of 39 tokens have room for their texts; of all, each fifth has for its position
+    assert len(said["rows"]) == len(said["columns"]) == n_labels
+    # a cell is told of as “query “a” (3), key “b” (1): …” or ““a” (3) comes before “b” (4) and …”
+    for axis, place in (("rows", 0), ("columns", 1)):
+        for label, told in said[axis]:
+            named = re.findall(r"“([^”]*)” \((\d+)\)", told)[place]
+            assert named[0] == _marked(view, int(named[1]))
+            assert label == named[1 if zooms == 0 else 0]
+
+
 def _marked(view, at: int) -> str:
     return view.tokens[at].replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥")
 
 
 @pytest.mark.parametrize("width", [500, 800, 1600])
-def test_nothing_sticks_out(view, tmp_path, width):
-    widths = asked(view.html, "return [innerWidth, document.fonts.size];", tmp_path, width=width)
+def test_nothing_sticks_out(view, asked, width):
+    widths = asked(view.html, "return [innerWidth, document.fonts.size];", width=width)
     assert widths[0] == width
 
 
-def test_heads_of_the_address_are_shown(view, tmp_path):
+def test_heads_of_the_address_are_shown(view, asked):
     script = HELPERS + "return titles();"
-    page = view.html.replace("<style>", '<script>location.hash = "#0.2,1.6"</script><style>', 1)
-    assert asked(page, script, tmp_path) == ["Head 0.2", "Head 1.6"]
+    assert asked(view.html, script, at="#0.2,1.6") == ["Head 0.2", "Head 1.6"]
 
 
-def test_a_browser_that_cannot_unpack_is_told(view, tmp_path):
-    gone = "<script>delete window.DecompressionStream</script>"
-    gone += '<script>document.documentElement.dataset.ready = "true"</script><style>'
-    script = """
-    const said = document.getElementById("trouble");
-    await until(() => !said.hidden);
-    return said.textContent;
-    """
-    said = asked(view.html.replace("<style>", gone, 1), script, tmp_path)
+def test_a_browser_that_cannot_unpack_is_told(view, asked):
+    gone = "<script>delete window.DecompressionStream</script><style>"
+    script = "return document.getElementById('trouble').textContent;"
+    said = asked(view.html.replace("<style>", gone, 1), script)
     assert "cannot unpack" in said
 
 
-def test_a_notebook_frame_shows_it(view, tmp_path):
-    script = """
+def test_a_notebook_frame_shows_it(view, asked):
+    script = (
+        HELPERS
+        + """
     const frame = document.querySelector("iframe");
     await until(() => frame.contentDocument?.documentElement?.dataset.ready);
     return frame.contentDocument.querySelectorAll(".headcard").length;
     """
+    )
     begin = "<!doctype html><html data-ready='1'><link rel='icon' href='data:,'><style></style>"
     page = f"{begin}{view._repr_html_()}</html>"
-    assert asked(page, script, tmp_path) == 2
+    assert asked(page, script) == 2
 
 
-def test_2048_tokens_are_drawn(tmp_path):
+def test_2048_tokens_are_drawn(asked):
     model = il.toys.build_toy(
         il.toys.ToyConfig(n_layers=1, d_model=16, n_heads=2, d_vocab=97, n_ctx=2048), device="cpu"
     )
@@ -214,11 +275,15 @@ def test_2048_tokens_are_drawn(tmp_path):
     script = (
         HELPERS
         + """
-    const begun = performance.now();
     press(one(".strip"), "End");
-    return { spans: all(".strip span").length, at: chosen(), spent: performance.now() - begun };
+    const labels = all(".rows span").map((label) => label.textContent);
+    return { spans: all(".strip span").length, at: chosen(), labels };
     """
     )
-    said = asked(view.html, script, tmp_path)
+    said = asked(view.html, script)
     assert said["spans"] == 2048
     assert said["at"] == [2047]
+    assert said["labels"][0] == "0"
+    positions = [int(label) for label in said["labels"]]
+    assert len(positions) > 5
+    assert set(np.diff(positions)) <= {100, 200, 500}

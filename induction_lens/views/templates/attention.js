@@ -76,6 +76,8 @@
   }
   const isTarget = (query, key) => Boolean(targetsOf.from.get(query)?.has(key));
 
+  const LINE = 13; // CSS pixels that a line of labels needs
+
   // --- state -----------------------------------------------------------------------------------
 
   const state = { measure: "pattern", direction: "from", at: view.query, cell: null, from: [0, 0], size: n };
@@ -122,12 +124,17 @@
       button("+", "Zoom in", () => zoom(0.5)), button("−", "Zoom out", () => zoom(2)), button("all", "Show the whole map", () => zoom(Infinity)), cell);
     const close = button("×", `Take head ${head.name} away`, () => toggle(head.index));
     const score = make("span");
+    // what the labels at the edges say is in `cell`, for those who cannot see them
+    const rows = make("div", { class: "rows", "aria-hidden": "true" });
+    const columns = make("div", { class: "columns", "aria-hidden": "true" });
+    const corner = make("div", { class: "corner", "aria-hidden": "true" }, make("span", {}, "key →"), make("span", {}, "query ↓"));
+    const plot = make("div", { class: "plot" }, corner, columns, rows, canvas);
     const ramp = make("i"), low = make("span"), high = make("span");
     const scale = make("div", { class: "scale" }, low, ramp, high);
     const element = make("article", { class: "headcard", "aria-label": `Head ${head.name}` },
       make("header", {}, make("h3", {}, `Head ${head.name}`), score, close),
-      make("div", { class: "inside" }, make("div", {}, strip, readout), make("div", { class: "map" }, canvas, scale, tools)));
-    const card = { head, element, strip, spans, readout, canvas, cell, score, ramp, low, high };
+      make("div", { class: "inside" }, make("div", {}, strip, readout), make("div", { class: "map" }, plot, scale, tools)));
+    const card = { head, element, strip, spans, readout, rows, columns, canvas, cell, score, ramp, low, high };
     listen(card);
     return card;
   }
@@ -261,6 +268,27 @@
     if (card.drawn !== drawn) Object.assign(card, { drawn, image: cellsOf(head, context.createImageData(pixels, pixels)) });
     context.putImageData(card.image, 0, 0);
     marks(card, context, pixels / state.size);
+    label(card);
+  }
+
+  // Tokens where each has room; else positions, as many as have room.
+  function label(card) {
+    const { rows, columns, canvas } = card;
+    const perCell = canvas.clientWidth / state.size;
+    const each = perCell >= LINE;
+    const step = each ? 1 : [1, 2, 5].flatMap((k) => [k, 10 * k, 100 * k, 1000 * k]).sort((a, b) => a - b).find((k) => k * perCell >= 3 * LINE);
+    const [query, key] = state.cell || defaultCell(card.head);
+    for (const [axis, from, chosen] of [[rows, state.from[0], query], [columns, state.from[1], key]]) {
+      const labels = [];
+      for (let at = Math.ceil(from / step) * step; at < from + state.size; at += step) {
+        const said = make("span", { title: quoted(at) }, each ? view.tokens[at] : String(at));
+        if (each && at === chosen) said.className = "chosen";
+        said.style.setProperty("--at", `${((at + 0.5 - from) * 100) / state.size}%`);
+        labels.push(said);
+      }
+      axis.replaceChildren(...labels);
+      axis.classList.toggle("positions", !each);
+    }
   }
 
   function cellsOf(head, image) {
