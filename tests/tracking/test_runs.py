@@ -29,7 +29,7 @@ TRAINING = torch.arange(300).view(10, 30) % 31
 def _text_in_no_time(monkeypatch):
     """Random tokens instead of held-out source, which takes a while to read."""
 
-    def drawn(model, n_sequences, seq_len, seed):
+    def drawn(model, text, n_sequences, seq_len, seed):
         generator = torch.Generator().manual_seed(seed)
         return torch.randint(1, model.cfg.d_vocab, (5, seq_len), generator=generator)
 
