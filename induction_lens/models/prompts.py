@@ -92,7 +92,7 @@ def mask_of(mask: Any) -> Any:
         return made
     try:
         values = np.asarray(mask)
-    except ValueError:  # rows of different lengths
+    except (TypeError, ValueError):  # rows of different lengths
         return mask
     return torch.from_numpy(values.astype(float)) if values.dtype.kind in "bf" else mask
 

@@ -240,7 +240,7 @@ def ids_of(name: str, tokens: Ids, *, remedy: str) -> Int[Tensor, "batch pos"]:
         ValueError: If they are something else.
     """
     given = tokens.tokens if isinstance(tokens, TextTokens) else tokens
-    made = whole_numbers(given)
+    made = None if isinstance(given, (set, frozenset)) else whole_numbers(given)
     if isinstance(made, Tensor):
         made = made[None] if made.ndim == 1 and len(made) else made
         made = made.long() if made.dtype in _UNSIGNED else made
