@@ -7,11 +7,10 @@ from pathlib import Path
 
 from induction_lens import checks
 from induction_lens.estimates import Estimate
-from induction_lens.files import write_text
 from induction_lens.heads import names_of
 from induction_lens.reports import pages
 from induction_lens.reports.numbers import nats, number, percent
-from induction_lens.reports.pages import Figure, Table, page_folder
+from induction_lens.reports.pages import Figure, Table, page_folder, write_page
 from induction_lens.tasks import KINDS, Contrast, Dissociation, KnockedOut, SameHeads
 
 TITLES = {kind.name: kind.title for kind in KINDS}
@@ -54,10 +53,7 @@ def save_dissociation(
     }
     if same is not None:
         frames |= {"same-heads": same.to_frame(), "correlations": same.correlations_frame()}
-    for name, frame in frames.items():
-        write_text(out / f"{name}.csv", frame.to_csv(index=False))
-    write_text(out / "index.html", dissociation_page(found, same=same))
-    return out / "index.html"
+    return write_page(out, dissociation_page(found, same=same), frames)
 
 
 def dissociation_page(found: Dissociation, *, same: SameHeads | None = None) -> str:
