@@ -49,6 +49,15 @@ for place in attention[-1].argsort(descending=True)[:3].tolist():
 il.plots.attention_map(attention, tokens)
 
 # %% [markdown]
+# To look at other heads and tokens, make a view: a page on which you choose both. It shows itself
+# at the end of a cell; saved, it opens in any browser, without a network.
+
+# %%
+view = il.views.attention(model, prompt)
+view.save("attention.html")
+print(view)
+
+# %% [markdown]
 # ## 2. Find all of them
 #
 # One text proves little. `score_heads` uses copies of random tokens, which nothing but repetition
@@ -119,6 +128,38 @@ print(model.generate(prompt, max_new_tokens=8, do_sample=False, verbose=False)[l
 # %%
 with il.knocked_out(model, heads, method="zero"):
     print(model.generate(prompt, max_new_tokens=8, do_sample=False, verbose=False)[len(prompt) :])
+
+# %% [markdown]
+# ## 6. Keep what you found
+#
+# Every result has `save` and `load`. What is loaded is equal to what was saved, and knows which
+# model it is of.
+
+# %%
+scores.save("scores")
+study.save("study")
+again = il.results.load("study")
+print(again == study, again.provenance.model)
+
+# %% [markdown]
+# `to_frame()` gives a table for everything else, and `plot().write_html("scores.html")` a figure
+# that opens in any browser.
+
+# %%
+scores.to_frame().nlargest(3, "induction")[["model", "layer", "head", "induction"]]
+
+# %% [markdown]
+# ## 7. Compare with another model
+#
+# `compare` measures models on the same text: one row a model. `toy-1l` has a single layer, so it
+# has no induction heads, and next to no in-context learning.
+
+# %%
+found = il.compare([model, "toy-1l"], n_sequences=32, n_controls=4, progress=False)
+print(found)
+
+# %%
+found.plot()
 
 # %% [markdown]
 # ## What next

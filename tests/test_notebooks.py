@@ -49,9 +49,8 @@ def test_the_notebook_that_colab_opens_is_of_this_script(name):
     assert (ROOT / address.split("/blob/main/")[1]).is_file()
 
 
-@pytest.mark.parametrize(
-    "name", [NAMES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:])]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_the_notebook_runs_and_prints_what_its_page_shows(name):
     pytest.importorskip("nbclient")
     text, figures = WRITER["page"](name, WRITER["run"](name))

@@ -1,6 +1,7 @@
 """The names that users import, what importing them costs, and that the README tells the truth."""
 
 import ast
+import importlib.util
 import inspect
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import induction_lens as il
+from induction_lens.models import HAS_HOOKED_TRANSFORMER
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "induction_lens"
@@ -80,22 +82,33 @@ def test_options_are_keyword_only():
 
 
 @pytest.mark.slow
-def test_importing_adds_no_heavy_library_to_those_of_transformer_lens():
+def test_importing_waits_for_no_heavy_library():
+    """Nor for TransformerLens, whose import takes longer than all the rest: help and completion of
+    names need none of it."""
     script = """
 import sys
-import transformer_lens
+import torch
 before = set(sys.modules)
 import induction_lens
 added = {name.split(".")[0] for name in set(sys.modules) - before}
 print(*sorted(added - set(sys.stdlib_module_names)))
+from induction_lens.cli import app
+print("transformer_lens" in sys.modules)
 """
     result = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=True
     )
-    heavy = {"datasets", "jinja2", "pandas", "plotly", "pyarrow", "rich"}
-    heavy |= {"scipy", "tokenizers", "typer", "wandb"}
-    assert "induction_lens" in result.stdout.split()
-    assert set(result.stdout.split()) & heavy == set()
+    added, waited = result.stdout.splitlines()
+    heavy = {"datasets", "jinja2", "pandas", "plotly", "pyarrow", "rich", "scipy", "sklearn"}
+    heavy |= {"tokenizers", "transformer_lens", "transformers", "typer", "wandb"}
+    assert "induction_lens" in added.split()
+    assert set(added.split()) & heavy == set()
+    assert waited == "False"
+
+
+def test_whether_there_is_a_hooked_transformer_is_known_without_importing_it():
+    there = importlib.util.find_spec("transformer_lens.HookedTransformer")
+    assert (there is not None) == HAS_HOOKED_TRANSFORMER
 
 
 def test_readme_lists_exactly_the_folders_there_are():

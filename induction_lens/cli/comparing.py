@@ -8,6 +8,7 @@ import typer
 
 from induction_lens.cli.common import (
     app,
+    completing,
     output,
     print_json,
     print_table,
@@ -27,6 +28,7 @@ from induction_lens.cli.options import (
     ThresholdOption,
 )
 from induction_lens.heads import THRESHOLD
+from induction_lens.loading import zoo_names
 from induction_lens.reports.comparison import compare, save_comparison
 from induction_lens.reports.comparison.page import (
     differences_table,
@@ -41,7 +43,9 @@ def compare_command(
     models: Annotated[
         list[str],
         typer.Argument(
-            metavar="MODEL…", help="Models of this package, folders, names, saved reports."
+            metavar="MODEL…",
+            help="Models of this package, folders, names, saved reports.",
+            autocompletion=completing(zoo_names),
         ),
     ],
     *,

@@ -11,7 +11,6 @@ import errno
 import json
 import os
 import re
-import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -26,8 +25,20 @@ USER_ERROR, BUG, INTERRUPTED, READER_GONE = 2, 1, 130, 141
 DEBUG = "INDUCTION_LENS_DEBUG"
 """Environment variable: if it is set, an unexpected error shows where it happened."""
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed")
-# what the library's errors advise to pass, where the command line has an option of the same name
-_AS_OPTION = re.compile(r"\b(?P<name>column|encoding)='(?P<value>[^']*)'")
+_IN_A_SHELL = (
+    (
+        re.compile(r"induction_lens\.suites\.suite\('([^']*)', tokens_per_step=\.\.\.\)"),
+        r"its checkpoints to 'induction-lens track \1 --tokens-per-step N --out FOLDER'",
+    ),
+    (re.compile(r"with induction_lens\.suites\.suite\b"), "to 'induction-lens track'"),
+    (re.compile(r"\b(column|encoding)='([^'\s]+)'"), r"--\1 \2"),
+    (re.compile(r"\b(column|encoding)='([^']*)'"), r"--\1 '\2'"),
+    (re.compile(r"\bresume=False\b"), "--no-resume"),
+    (re.compile(r"\btrust_remote_code=True\b"), "--trust-remote-code"),
+    (re.compile(r"\btokens_per_step\b"), "--tokens-per-step"),
+    (re.compile(r"\bsuites\.suite_names\(\)"), "the documentation, on suites"),
+)
+"""What the library's errors name, where a command line has it by another name."""
 _IN_ASCII = str.maketrans({"−": "-", "–": "-", "…": "...", "±": "+-", "≥": ">=", "≤": "<="})
 
 
@@ -42,7 +53,7 @@ def ended_by(error: BaseException) -> int:
         return READER_GONE
     known = explained(error)
     if known is not None:
-        say(f"error: {_AS_OPTION.sub(_as_option, known)}")
+        say(f"error: {_in_a_shell(known)}")
         return USER_ERROR
     if os.environ.get(DEBUG):
         traceback.print_exception(error, file=sys.stderr)
@@ -52,9 +63,12 @@ def ended_by(error: BaseException) -> int:
     return BUG
 
 
-def _as_option(found: re.Match[str]) -> str:
-    """`column='body'` as it is written on a command line: `--column body`."""
-    return f"--{found['name']} {shlex.quote(found['value'])}"
+def _in_a_shell(advice: str) -> str:
+    """What the library's errors advise, as it is written on a command line: `--column body` for
+    `column='body'`."""
+    for written, option in _IN_A_SHELL:
+        advice = written.sub(option, advice)
+    return advice
 
 
 def say(line: str) -> None:

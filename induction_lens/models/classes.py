@@ -1,6 +1,7 @@
 """TransformerLens's two model classes, imported when they are needed.
 
-Importing them takes seconds with TransformerLens 4, which loads them lazily itself.
+Importing them takes seconds, which neither the help of the command line nor a shell that completes
+names should wait for.
 """
 
 from __future__ import annotations
@@ -8,11 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
 
-HAS_HOOKED_TRANSFORMER: bool = find_spec("transformer_lens.HookedTransformer") is not None
+
+def _has_module(package: str, module: str) -> bool:
+    """Whether a package has a module, without importing either, which `find_spec` of both does."""
+    spec = find_spec(package)
+    folders = [] if spec is None else spec.submodule_search_locations or []
+    return any((Path(folder) / f"{module}.py").is_file() for folder in folders)
+
+
+HAS_HOOKED_TRANSFORMER: bool = _has_module("transformer_lens", "HookedTransformer")
 """Whether this TransformerLens still has `HookedTransformer` (3.9 has, 4.0 removed it)."""
 
 

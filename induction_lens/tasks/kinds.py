@@ -230,7 +230,9 @@ def chosen_kinds(kinds: Sequence[HeadKind | str] | HeadKind | str) -> list[HeadK
         for kind in given
     ]
     names = [kind.name for kind in found]
-    if not found or len(set(names)) < len(names):
-        condition = f"different ones of {', '.join(by_name)}"
-        raise checks.refuse("kinds", condition, kinds, "name each once")
+    listed = ", ".join(by_name)
+    if not found:
+        raise checks.refuse("kinds", f"at least one of {listed}", kinds, "name one", given="none")
+    if len(set(names)) < len(names):
+        raise checks.refuse("kinds", f"different ones of {listed}", kinds, "name each once")
     return found

@@ -290,6 +290,8 @@ def _estimated(seconds: float, n: int, points: _Points, engine: Engine) -> str:
     sequences = settings.n_sequences + settings.n_prompts + ablated
     hours, minutes = divmod(round(seconds * n / 60), 60)
     rest = f"{hours} h {minutes} min" if hours else f"{minutes} min"
+    if seconds * n < 90:
+        rest = f"{max(1, round(seconds * n))} s"
     by = "" if engine.name == "local" else f" by one worker of {engine.name}"
     return (
         f"each is at most {sequences:,} sequences through the model; the first took {seconds:.1f} "

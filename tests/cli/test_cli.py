@@ -47,6 +47,7 @@ def models(tmp_path_factory) -> Path:
     (folder / "text.txt").write_text(TEXT)
     (folder / "latin.txt").write_bytes("é".encode("latin-1") * 99)
     (folder / "rows.jsonl").write_text('{"body": "x"}')
+    write_folder("gpt2", folder / "steps" / "step1", tokenizer=False)
     (folder / "site").mkdir()
     (folder / "site" / "index.html").write_text("<!doctype html><title>Mine</title>")
     return folder
@@ -406,6 +407,9 @@ def test_reproduce_passes_its_options_on_and_says_what_came_of_it(
         (["dynamics"], "either folders of runs or --shipped"),
         (["dynamics", "{models}", "--shipped"], "either folders of runs or --shipped"),
         (["dynamics", "{models}/none"], "which does not exist"),
+        (["dynamics", "{models}"], "induction-lens track {models} --tokens-per-step N --out"),
+        (["track", "{models}/steps", "--out", "o"], "expected --tokens-per-step for {models}/ste"),
+        (["track", "nosuch", "--out", "o"], "for a repository of your own pass --tokens-per-step"),
     ],
 )
 def test_user_errors_are_one_line_on_stderr_with_exit_code_2(models, arguments, message):
@@ -529,10 +533,8 @@ def test_where_nothing_can_be_written_is_found_before_the_work(models, monkeypat
     assert line.startswith("error: expected --out to be a folder to write to, got ")
     left = {path.name for path in models.iterdir()}
     assert left == {
-        *("llama", "gpt2", "neox", "bare"),
-        *("text.txt", "latin.txt"),
-        "rows.jsonl",
-        "site",
+        *("llama", "gpt2", "neox", "bare", "site", "steps"),
+        *("text.txt", "latin.txt", "rows.jsonl"),
     }
 
 
@@ -621,6 +623,7 @@ def test_no_color_means_no_escape_codes(monkeypatch):
     [
         ("induction-lens report toy-1", ["toy-1l", "toy-1l-smeared"]),
         ("induction-lens family toy-2l toy-2l-n", ["toy-2l-narrow"]),
+        ("induction-lens compare toy-2l toy-1l-", ["toy-1l-smeared"]),
         ("induction-lens train --preset family-96", None),
         ("induction-lens track EleutherAI/pythia-160m-d", ["EleutherAI/pythia-160m-deduped"]),
     ],

@@ -97,7 +97,7 @@ def test_others_are_refused_in_one_line(hf_model, tmp_path):
         (hf_model, {"revision": "main"}, "expected no revision with a model that is in memory"),
         ("toy-1l", {"tokenizer": tiny_tokenizer()}, "expected tokenizer with a model of transform"),
         (hf_model.lm_head, {}, "expected a name, a folder, a model of transformers"),
-        (torch.nn.Linear(2, 2), {}, "got a Linear; merge an adapter"),
+        (torch.nn.Linear(2, 2), {}, "got a Linear; pass one of these, an adapter after"),
     ):
         with pytest.raises(ValueError, match=said) as refused:
             il.load(given, device="cpu", **options)

@@ -333,7 +333,7 @@ def test_token_sequences_are_taken_as_they_are(toy, found):
         ({"late": 80}, "inside the model's context"),
         ({"early": 60, "late": 40}, "early < late"),
         ({"window": -1}, "window to be a whole number of at least 0, got -1"),
-        ({"text": "too short"}, "ask for fewer or shorter sequences"),
+        ({"text": "too short"}, "got enough for 0; ask for shorter ones, or add"),
         ({"text": torch.zeros(3, 90, dtype=torch.long)}, "at most 67"),
     ],
 )
