@@ -65,6 +65,9 @@ ThresholdOption = Annotated[
     float, typer.Option(help="Induction score above which a head is an induction head.")
 ]
 EngineOption = Annotated[str, typer.Option(help="Who measures: local or ray.")]
+ResumeOption = Annotated[
+    bool, typer.Option(help="Keep what OUT holds already, or measure everything again.")
+]
 OutOption = Annotated[str, typer.Option("--out", "-o", help="Folder to write to.")]
 ModelOutOption = Annotated[
     Optional[str],  # noqa: UP045

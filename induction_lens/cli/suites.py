@@ -25,6 +25,7 @@ from induction_lens.cli.options import (
     JsonOption,
     OutOption,
     QuietOption,
+    ResumeOption,
     SeedOption,
     SequencesOption,
     TextOption,
@@ -75,9 +76,7 @@ def track_command(
     encoding: EncodingOption = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep downloaded checkpoints.")] = False,
     engine: EngineOption = "local",
-    resume: Annotated[
-        bool, typer.Option(help="Keep what OUT holds already, or measure everything again.")
-    ] = True,
+    resume: ResumeOption = True,
     list_only: Annotated[
         bool, typer.Option("--list", help="List the checkpoints, and what is left out; no work.")
     ] = False,
@@ -154,9 +153,7 @@ def family_command(
     controls: ControlsOption = 20,
     threshold: ThresholdOption = THRESHOLD,
     engine: EngineOption = "local",
-    resume: Annotated[
-        bool, typer.Option(help="Keep what OUT holds already, or measure everything again.")
-    ] = True,
+    resume: ResumeOption = True,
     seed: SeedOption = 0,
     quiet: QuietOption = False,
     as_json: JsonOption = False,

@@ -19,10 +19,8 @@ if TYPE_CHECKING:
 
 Format = Literal["svg", "pdf", "png"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-COLUMN = 3.25
-"""Width of one column of a page of two, in inches."""
 PAGE = 6.75
-"""Width of both, in inches."""
+"""Width of a page of two columns, in inches."""
 _DESIGNED = 12  # pixels: the font size that figures are designed with
 _PER_INCH = 96.0  # pixels of an SVG
 _POINTS = 72.0  # of an inch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from induction_lens import checks
 from induction_lens.circuits import Circuit
@@ -12,7 +12,10 @@ from induction_lens.files import write_text
 from induction_lens.heads import names_of
 from induction_lens.reports import pages
 from induction_lens.reports.numbers import percent
-from induction_lens.reports.pages import Figure, Table, page_folder
+from induction_lens.reports.pages import Figure, Table, page_folder, write_page
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _SHOWN = 8  # edges, on a page about more than the circuit
 
@@ -39,27 +42,19 @@ def save_circuit(found: Circuit, folder: str | Path) -> Path:
     """
     checks.instance("found", found, Circuit, "make one with circuits.circuit(model)")
     out = page_folder(folder)
-    write_tables(found, out)
-    write_text(out / "index.html", circuit_page(found))
-    return out / "index.html"
+    write_text(out / "circuit.svg", found.svg())
+    return write_page(out, circuit_page(found), circuit_tables(found))
 
 
-def write_tables(found: Circuit, folder: Path, *, prefix: str = "") -> None:
-    """Write the tables of a circuit as CSV, and its drawing."""
-    frames = {"edges": found.to_frame(), "cuts": found.cuts.to_frame(), "sets": found.sets_frame()}
-    for name, frame in frames.items():
-        write_text(folder / f"{prefix}{name}.csv", frame.to_csv(index=False))
-    write_text(folder / "circuit.svg", found.svg())
+def circuit_tables(found: Circuit) -> dict[str, pd.DataFrame]:
+    """The tables of a circuit, by the names of their files."""
+    return {"edges": found.to_frame(), "cuts": found.cuts.to_frame(), "sets": found.sets_frame()}
 
 
 def records(found: Circuit) -> dict[str, Any]:
     """A circuit's tables as lists of rows."""
-    return {
-        "headline": headline(found),
-        "edges": found.to_frame().to_dict("records"),
-        "cuts": found.cuts.to_frame().to_dict("records"),
-        "sets": found.sets_frame().to_dict("records"),
-    }
+    rows = {name: frame.to_dict("records") for name, frame in circuit_tables(found).items()}
+    return {"headline": headline(found), **rows}
 
 
 def section(found: Circuit) -> dict[str, Any]:

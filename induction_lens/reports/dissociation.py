@@ -7,11 +7,10 @@ from pathlib import Path
 
 from induction_lens import checks
 from induction_lens.estimates import Estimate
-from induction_lens.files import write_text
 from induction_lens.heads import names_of
 from induction_lens.reports import pages
 from induction_lens.reports.numbers import nats, number, percent
-from induction_lens.reports.pages import Figure, Table, page_folder
+from induction_lens.reports.pages import Figure, Table, page_folder, write_page
 from induction_lens.tasks import KINDS, Contrast, Dissociation, KnockedOut, SameHeads
 
 TITLES = {kind.name: kind.title for kind in KINDS}
@@ -54,15 +53,7 @@ def save_dissociation(
         "same-heads": None if same is None else same.to_frame(),
         "correlations": None if same is None else same.correlations_frame(),
     }
-    page = dissociation_page(found, same=same)  # before anything is written: it may fail
-    for name, frame in frames.items():
-        path = out / f"{name}.csv"
-        if frame is None:
-            path.unlink(missing_ok=True)  # of an earlier dissociation in the same folder
-        else:
-            write_text(path, frame.to_csv(index=False))
-    write_text(out / "index.html", page)
-    return out / "index.html"
+    return write_page(out, dissociation_page(found, same=same), frames)
 
 
 def dissociation_page(found: Dissociation, *, same: SameHeads | None = None) -> str:

@@ -8,19 +8,20 @@ text from a model (tokens, names, paths) is escaped, by jinja2 in the page and b
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from induction_lens.files import output_folder
+from induction_lens.files import output_folder, write_text
 from induction_lens.plots.saving import Format, save_figures
 from induction_lens.plots.static import static_css, static_svg
 from induction_lens.results import RESULT
 
 if TYPE_CHECKING:
     import jinja2
+    import pandas as pd
 
 TEMPLATES = Path(__file__).parent / "templates"
 PAGE = "index.html"
@@ -108,6 +109,21 @@ def page_folder(folder: str | Path) -> Path:
             f"such as {folder}-page"
         )
     return folder
+
+
+def write_page(folder: Path, html: str, tables: Mapping[str, pd.DataFrame | None]) -> Path:
+    """Write tables as `NAME.csv`, and then the page beside them; the path of the page.
+
+    A table that is None this time is taken away: it would be that of an earlier page.
+    """
+    for name, table in tables.items():
+        path = folder / f"{name}.csv"
+        if table is None:
+            path.unlink(missing_ok=True)
+        else:
+            write_text(path, table.to_csv(index=False))
+    write_text(folder / PAGE, html)
+    return folder / PAGE
 
 
 def save_pictures(figures: Iterable[Figure], folder: Path, written: Format) -> None:

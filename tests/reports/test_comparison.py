@@ -91,9 +91,9 @@ def test_other_tokens_are_independent(three):
     assert pair.difference.n is None
     [said] = [line for line in pairing(three) if "independent" in line]
     assert "toy-1l and toy-2l-narrow (2); toy-2l-narrow and toy-2l-narrow (2)" in said
-    paired = told["toy-1l", "toy-2l-narrow"].difference
+    paired = three.differences("loss")[0].difference
     first, second = (
-        three[name].estimate("icl", confidence=level) for name in ("toy-1l", "toy-2l-narrow")
+        three[name].estimate("loss", confidence=level) for name in ("toy-1l", "toy-2l-narrow")
     )
     independent = math.hypot(first.high - first.low, second.high - second.low)
     assert paired.high - paired.low < independent  # pairing takes off what texts have in common

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from induction_lens import checks
 from induction_lens.estimates import Estimate
-from induction_lens.files import tidy, write_text
+from induction_lens.files import tidy
 from induction_lens.reports import pages
 from induction_lens.reports.numbers import UNKNOWN, nats, number, percent
-from induction_lens.reports.pages import Figure, Table, page_folder
+from induction_lens.reports.pages import Figure, Table, page_folder, write_page
 from induction_lens.results import write
 from induction_lens.suites.comparison import QUANTITIES, Compared, Comparison
 
@@ -45,11 +45,9 @@ def save_comparison(comparison: Comparison, folder: str | Path) -> Path:
     checks.instance("comparison", comparison, Comparison, remedy)
     folder = page_folder(folder)
     tidy(folder)
-    write_text(folder / "models.csv", comparison.to_frame().to_csv(index=False))
-    write_text(folder / "differences.csv", comparison.differences_frame().to_csv(index=False))
     write(comparison, folder / "result")
-    write_text(folder / "index.html", render(comparison))
-    return folder / "index.html"
+    tables = {"models": comparison.to_frame(), "differences": comparison.differences_frame()}
+    return write_page(folder, render(comparison), tables)
 
 
 def render(comparison: Comparison) -> str:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from induction_lens import checks, plots
 from induction_lens.estimates import Estimate, short_number
-from induction_lens.files import tidy, write_text
+from induction_lens.files import tidy
 from induction_lens.reports import pages
-from induction_lens.reports.pages import Figure, Table, page_folder
+from induction_lens.reports.pages import Figure, Table, page_folder, write_page
 from induction_lens.suites.family import QUANTITIES, Family
 from induction_lens.suites.trend import FEWEST
 
@@ -37,10 +37,8 @@ def save_family(family: Family, folder: str | Path) -> Path:
     checks.instance("family", family, Family, "make one with induction_lens.suites.family")
     folder = page_folder(folder)
     tidy(folder)
-    write_text(folder / "models.csv", family.to_frame().to_csv(index=False))
-    write_text(folder / "trends.csv", family.trends_frame().to_csv(index=False))
-    write_text(folder / "index.html", render(family))
-    return folder / "index.html"
+    tables = {"models": family.to_frame(), "trends": family.trends_frame()}
+    return write_page(folder, render(family), tables)
 
 
 def render(family: Family) -> str:

@@ -25,13 +25,13 @@ from induction_lens.heads import THRESHOLD, HeadLike
 from induction_lens.inputs.tokens import Source
 from induction_lens.models import Model, Tokens
 from induction_lens.plots.saving import Format, check_format
-from induction_lens.reports.circuit import records, write_tables
+from induction_lens.reports.circuit import circuit_tables, records
 from induction_lens.reports.model import page, sentences
 from induction_lens.reports.model.asked import Asked
 from induction_lens.reports.model.evaluation import as_text, evaluation_data
 from induction_lens.reports.model.findings import Findings, finite
 from induction_lens.reports.model.making import findings
-from induction_lens.reports.pages import page_folder, save_pictures
+from induction_lens.reports.pages import page_folder, save_pictures, write_page
 from induction_lens.results import Result, write
 from induction_lens.style import Theme, themed
 from induction_lens.views.page import framed
@@ -97,15 +97,16 @@ class Report(Findings, Result):
         folder = page_folder(folder)
         written = None if figures is None else check_format("figures", figures)
         tidy(folder)
-        write_text(folder / "heads.csv", self.heads_frame().to_csv(index=False))
-        write_text(folder / "icl.csv", self.to_frame().to_csv(index=False))
+        tables = {"heads": self.heads_frame(), "icl": self.to_frame()}
         frames = {"losses": self.losses_frame(), "short_losses": self.short_losses_frame()}
         for name, frame in frames.items():
             with atomic_path(folder / f"{name}.parquet") as path:
                 frame.to_parquet(path, index=False, write_page_checksum=True)
         content = {"headline": self.headline, "summary": self.summary, **self.to_dict()}
         if self.circuit is not None:
-            write_tables(self.circuit, folder, prefix="circuit_")
+            write_text(folder / "circuit.svg", self.circuit.svg())
+            of_circuit = circuit_tables(self.circuit).items()
+            tables |= {f"circuit_{name}": frame for name, frame in of_circuit}
             content["circuit"] = finite(records(self.circuit))
         write_text(folder / "report.json", json.dumps(content, indent=1, allow_nan=False))
         if self.attention is not None:
@@ -113,8 +114,7 @@ class Report(Findings, Result):
         if written is not None:
             save_pictures(page.figures(self), folder, written)
         write(self, folder / self.inside)
-        write_text(folder / "index.html", page.render(self, linked=True))
-        return folder / "index.html"
+        return write_page(folder, page.render(self, linked=True), tables)
 
     def __repr__(self) -> str:
         """The result in plain sentences."""

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from induction_lens import checks
-from induction_lens.files import tidy, write_text
+from induction_lens.files import tidy
 from induction_lens.plots.saving import Format, check_format
-from induction_lens.reports.pages import page_folder, save_pictures
+from induction_lens.reports.pages import page_folder, save_pictures, write_page
 from induction_lens.reports.training import page, sentences
 from induction_lens.reports.training.findings import TrainingFindings, find
 from induction_lens.reports.training.runs import shipped_runs
@@ -115,13 +115,10 @@ class TrainingReport(TrainingFindings):
             "knockouts": self.knockouts_frame(),
             "ngrams": self.ngrams_frame(),
         }
-        for name, frame in frames.items():
-            if not frame.empty:
-                write_text(folder / f"{name}.csv", frame.to_csv(index=False))
         if written is not None:
             save_pictures(page.figures(self), folder, written)
-        write_text(folder / "index.html", self.to_html())
-        return folder / "index.html"
+        tables = {name: frame for name, frame in frames.items() if not frame.empty}
+        return write_page(folder, self.to_html(), tables)
 
     def __repr__(self) -> str:
         """What the runs say, in plain sentences."""
