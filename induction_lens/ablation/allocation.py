@@ -4,8 +4,8 @@ Sequences are taken in parts that double: 16, 16, 32, 64 and so on. After each p
 on only where more sequences can change what it is measured for:
 
 - a control set, while it is not told from the tested set which of the two has the larger effect:
-  their rank is known once it is. What both are to first order takes part of the chance out of
-  their difference;
+  their rank is known once it is. What both are to first order, on all sequences, takes part of
+  the chance out of their difference, and what is left is told from what all would give;
 - one head alone, while it may still be the one whose ablation has the largest effect, or has been
   measured on few sequences and its effect to first order says little (see `first_order`).
 
@@ -124,9 +124,9 @@ class UntilDecided(Allocation):
         return [index for index in active if index not in ended]
 
     def _told(self, tested: int, control: int, difference: Float[Tensor, " batch"]) -> bool:
-        """Whether the tested set's effect less a control set's is told from zero, or known to be
-        negligible, among as many as there are control sets."""
-        mean, error, n_units = self._estimates.of(tested, difference, less=control)
+        """Whether it is known which of two sets has the larger effect on all the sequences, or that
+        they differ by what is negligible, among as many as there are control sets."""
+        mean, error, n_units = self._estimates.of_all(tested, difference, less=control)
         reach = simultaneous_quantile(len(self.tested), n_units) * error
         return abs(mean) > reach or abs(mean) + reach < NEGLIGIBLE
 

@@ -17,9 +17,14 @@ how often such intervals hold the truth.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
+
+from induction_lens.estimates import standard_error
 
 
 def control_variate_mean(
@@ -49,6 +54,29 @@ def control_variate_mean(
         return float(of_all), np.nan
     variance = (n_units - 1) / n_units * ((without_each - of_all) ** 2).sum()
     return float(of_all), float(np.sqrt(variance))
+
+
+def error_of_all(
+    exact: Float[Tensor, " n"],
+    cheap: Float[Tensor, " batch"],
+    *,
+    documents: Shaped[Tensor, " batch"] | None = None,
+) -> float:
+    """How far the estimate may be from the mean of the exact values of *all* these sequences.
+
+    That is the standard error of what the cheap values leave of the exact ones, as of a sample
+    without replacement: 0 once all are measured. `control_variate_mean` also has the error of
+    all these sequences themselves, which no further one of them takes away.
+    """
+    n, n_all = len(exact), len(cheap)
+    units = None if documents is None else documents[:n]
+    numbers = np.arange(n_all) if documents is None else documents.cpu().numpy()
+    _, unit = np.unique(numbers, return_inverse=True)
+    e, f = exact.double().cpu(), cheap.double().cpu()
+    sums = _Sums.of(e.numpy(), f.numpy(), unit, measured=np.arange(n))
+    slopes = torch.from_numpy(_slope(sums.measured.sum(1, keepdims=True) - sums.measured)[unit[:n]])
+    left = e - slopes * (f[:n] - f[n:].mean())
+    return float(standard_error(left, units)) * math.sqrt(1 - n / n_all)
 
 
 class _Sums:

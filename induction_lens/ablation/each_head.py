@@ -65,7 +65,7 @@ def ablate_each_head(
         model, tokens, mask, where=Positions(early, late, window), estimator=estimator
     )
     jobs = single_head_jobs(model, chosen, measured_on)
-    estimates = EffectEstimates(measured_on.sequences.documents, measured_on.at.late)
+    estimates = nothing_known(measured_on)
     options: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
     if not checks.flag("exact", exact):
         options["allocation"] = until_decided(
@@ -77,6 +77,12 @@ def ablate_each_head(
     losses = measured_on.losses(model, jobs, **options)
     effects = single_head_effects(model, chosen, measured_on, losses, estimates)
     return replace(effects, provenance=provenance_of(model, measured_on.sequences))
+
+
+def nothing_known(measured_on: MeasuredText) -> EffectEstimates:
+    """What is known of effects on a text before anything is measured."""
+    sequences = measured_on.sequences
+    return EffectEstimates(sequences.documents, measured_on.at.late, len(sequences))
 
 
 def until_decided(

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from induction_lens.ablation.control_variates import control_variate_mean
+from induction_lens.ablation.control_variates import control_variate_mean, error_of_all
 from induction_lens.estimates import Estimate, simultaneous_quantile, standard_error
 from induction_lens.models import units_of
 
@@ -23,6 +23,8 @@ class EffectEstimates:
     """The document of each token, where that is known."""
     late: int
     """The position whose documents are the units of errors."""
+    n_sequences: int | None = None
+    """How many sequences there are, where that is known."""
     first_order: dict[int, Float[Tensor, " batch"]] = field(default_factory=dict)
     """The effects to first order on the first sequences, of the ablations where these are known."""
 
@@ -58,6 +60,18 @@ class EffectEstimates:
         n_documents = None if self._units(len(cheap)) is None else n_units
         ends = {"low": mean - reach, "high": mean + reach, "n_documents": n_documents}
         return replace(plain, value=mean, **ends)
+
+    def of_all(
+        self, ablation: int, effects: Float[Tensor, " n"], *, less: int
+    ) -> tuple[float, float, int]:
+        """The mean as it would be on all the sequences, how far it may be from that, and how many
+        units were measured; where the first order of all is not known, the error is that of `of`.
+        """
+        cheap = self._cheap(ablation, less)
+        mean, error, n_units = self.of(ablation, effects, less=less)
+        if cheap is not None and len(effects) < len(cheap) == self.n_sequences:
+            error = error_of_all(effects, cheap, documents=self._units(len(cheap)))
+        return mean, error, n_units
 
     def gained(self, ablation: int, effects: Float[Tensor, " n"]) -> bool:
         """Whether the first order spares half of the exact passes or more."""

@@ -11,11 +11,11 @@ from functools import partial
 
 from induction_lens.ablation.each_head import (
     first_order_into,
+    nothing_known,
     single_head_effects,
     single_head_jobs,
     until_decided,
 )
-from induction_lens.ablation.effect_estimates import EffectEstimates
 from induction_lens.ablation.first_order import pays
 from induction_lens.ablation.measured_text import MeasuredText
 from induction_lens.ablation.methods import AblationMethod
@@ -58,7 +58,7 @@ def studies_and_single_heads(
         tested |= dict.fromkeys(range(first + 1, first + 1 + len(controls)), first)
         first += 1 + len(controls)
     jobs += single_head_jobs(model, alone_by, measured_on, rough=rough)
-    estimates = EffectEstimates(measured_on.sequences.documents, measured_on.at.late)
+    estimates = nothing_known(measured_on)
     by_first_order = pays(len(jobs) - first, len(measured_on.sequences))
     heads = range(first, len(jobs))
     allocation = until_decided(

@@ -354,7 +354,7 @@ def test_what_controls_are_to_first_order_decides_their_rank_sooner():
     losses = _losses(*exact[:, :8].tolist())
     plain = _allocation(tested={1: 0, 2: 0})
     assert plain.going_on(losses, [0, 1, 2]) == [0, 1]
-    known = EffectEstimates(None, 0, dict(enumerate(cheap)))
+    known = EffectEstimates(None, 0, 64, dict(enumerate(cheap)))
     assert _allocation(tested={1: 0, 2: 0}, estimates=known).going_on(losses, [0, 1, 2]) == [0]
     known.first_order[1] = cheap[1].flip(0)  # of this control it says nothing
     assert _allocation(tested={1: 0, 2: 0}, estimates=known).going_on(losses, [0, 1, 2]) == [0, 1]
@@ -402,3 +402,27 @@ def test_control_sets_that_ended_early_are_compared_by_their_first_order_too():
     assert dataclasses.replace(study, first_order=None).at(late=17).controls != study.controls
     assert study.at(late=17).controls == study.controls
     assert study.at(window=1).first_order is None  # it is of another score
+
+
+def test_the_error_of_a_part_is_its_distance_from_all():
+    """Over many draws of the same size, with the first order and without it."""
+    draw = np.random.default_rng(3)
+    exact = draw.normal(size=96)
+    cheap = exact + 0.5 * draw.normal(size=96) + 2
+    distances, errors = [], []
+    for _ in range(400):
+        order = draw.permutation(96)
+        known = EffectEstimates(
+            None, 0, 96, {0: torch.tensor(cheap[order]), 1: torch.zeros(96, dtype=torch.float64)}
+        )
+        mean, error, _ = known.of_all(0, torch.tensor(exact[order[:24]]), less=1)
+        distances.append(mean - exact.mean())
+        errors.append(error)
+    assert np.mean(errors) == pytest.approx(np.std(distances), rel=0.1)
+    assert abs(np.mean(distances)) < 0.2 * np.std(distances)
+    assert known.of_all(0, torch.tensor(exact[order]), less=1)[0] == pytest.approx(exact.mean())
+    known.n_sequences = (
+        500  # the first order is not known of all: no more is claimed than of a sample
+    )
+    part = torch.tensor(exact[order[:24]])
+    assert known.of_all(0, part, less=1) == known.of(0, part, less=1)

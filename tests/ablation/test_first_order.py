@@ -198,7 +198,7 @@ def test_a_head_stops_early_only_where_the_first_order_says_half(monkeypatch):
     effects = torch.randn(8, generator=torch.Generator().manual_seed(1))
     cheap = torch.randn(2, 64, generator=torch.Generator().manual_seed(2))
     cheap[0, :8] = effects  # the first head's effects are known to first order
-    estimates = EffectEstimates(None, 17, dict(enumerate(cheap)))
+    estimates = EffectEstimates(None, 17, first_order=dict(enumerate(cheap)))
     assert estimates.gained(0, effects)
     assert not estimates.gained(1, effects)
     assert not EffectEstimates(None, 17).gained(0, effects)
