@@ -65,11 +65,13 @@ class EffectEstimates:
         self, ablation: int, effects: Float[Tensor, " n"], *, less: int
     ) -> tuple[float, float, int]:
         """The mean as it would be on all the sequences, how far it may be from that, and how many
-        units were measured; where the first order of all is not known, the error is that of `of`.
+        units were measured; where the first order is known of some only, the error is that of `of`.
         """
-        cheap = self._cheap(ablation, less)
+        n, cheap = len(effects), self._cheap(ablation, less)
         mean, error, n_units = self.of(ablation, effects, less=less)
-        if cheap is not None and len(effects) < len(cheap) == self.n_sequences:
+        if cheap is None and self.n_sequences is not None:
+            error *= math.sqrt(1 - n / self.n_sequences)
+        elif cheap is not None and n < len(cheap) == self.n_sequences:
             error = error_of_all(effects, cheap, documents=self._units(len(cheap)))
         return mean, error, n_units
 
