@@ -421,8 +421,9 @@ def test_the_error_of_a_part_is_its_distance_from_all():
     assert np.mean(errors) == pytest.approx(np.std(distances), rel=0.1)
     assert abs(np.mean(distances)) < 0.2 * np.std(distances)
     assert known.of_all(0, torch.tensor(exact[order]), less=1)[0] == pytest.approx(exact.mean())
-    known.n_sequences = (
-        500  # the first order is not known of all: no more is claimed than of a sample
-    )
     part = torch.tensor(exact[order[:24]])
+    plain = EffectEstimates(None, 0, 96)
+    of_sample = plain.of(0, part)[1]
+    assert plain.of_all(0, part, less=1)[1] == pytest.approx(of_sample * math.sqrt(0.75))
+    known.n_sequences = 500  # the first order is not known of all
     assert known.of_all(0, part, less=1) == known.of(0, part, less=1)
