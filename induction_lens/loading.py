@@ -60,6 +60,7 @@ def zoo() -> pd.DataFrame:
         1  toy-1l-smeared       1      4      590340
         2          toy-2l       2      8     1050624
         3   toy-2l-narrow       2      4      656384
+        4  toy-3l-mixture       3      4      460288
     """
     import pandas as pd
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 import induction_lens as il
+from induction_lens import loading
 from induction_lens.ablation import study as ablation
 from induction_lens.inputs import corpus
+from induction_lens.models import toy_weights
+from induction_lens.tasks import few_shot, ready
+from induction_lens.training.mixtures import N_ITEMS, SHOTS, answered
+from induction_lens.training.presets import held_out
 
 
 def test_toy_2l_narrow_has_both_halves_of_the_circuit():
@@ -65,3 +72,39 @@ def test_toy_2l_learns_in_context_from_code_and_prose_by_its_induction_heads(kin
     study = il.ablate(model, heads, text, method="mean", n_controls=1, window=10)
     assert study.clean.high < 0
     assert study.effect.low > 0
+
+
+def test_the_weights_of_toy_3l_mixture_are_those_that_were_measured():
+    """Rounded to float16 before anything was measured: the file holds them exactly."""
+    weights = toy_weights(il.load("toy-3l-mixture", device="cpu"))
+    assert all(weight.equal(weight.half().float()) for weight in weights.values())
+    size = (loading.ZOO / "toy-3l-mixture" / "weights.safetensors").stat().st_size
+    assert size < 1.2e6
+
+
+@pytest.mark.parametrize("name", ["classes-2", "plurals"])
+def test_the_card_of_toy_3l_mixture_quotes_what_few_shot_says(name):
+    model = il.load("toy-3l-mixture", device="cpu")
+    told = loading.zoo_card("toy-3l-mixture")["few_shot"][name]
+    found = few_shot(model, ready(name)[0], shots=SHOTS, n_items=N_ITEMS)
+    assert (len(found.clean), found.shots) == (told["items"], told["shots"])
+    assert found.chance == pytest.approx(told["chance"])
+    values = (found.accuracy.value, found.accuracy.low, found.accuracy.high)
+    # another processor's sums may turn an answer
+    assert values == pytest.approx((told["accuracy"], told["low"], told["high"]), abs=0.06)
+    assert found.beats_chance
+
+
+@pytest.mark.slow
+def test_the_card_of_toy_3l_mixture_quotes_what_is_measured():
+    model = il.load("toy-3l-mixture", device="cpu")
+    card = loading.zoo_card("toy-3l-mixture")
+    for name, found in answered(model).items():
+        assert found == pytest.approx(card["few_shot"][name], abs=0.03), name
+    assert card["icl_high"] < 0
+    if sys.version_info[:2] != (3, 11):
+        return  # the held-out text is that of another standard library
+    found = held_out(model, progress=False)
+    assert found["held_out_text"] == card["held_out_text"]
+    for name in ("held_out_loss", "icl_score", "icl_low", "icl_high"):
+        assert found[name] == pytest.approx(card[name], abs=1e-3), name

@@ -2,7 +2,7 @@
 
 from induction_lens.languages.chains import InterleavedChains, MarkovChains
 from induction_lens.languages.copies import Copies, TwoAlphabets
-from induction_lens.languages.language import Language, Mixture, SolvedLanguage
+from induction_lens.languages.language import Language, Mixture, Packed, SolvedLanguage
 from induction_lens.languages.pairs import RepeatedBigrams, WordClasses
 from induction_lens.languages.text import Text
 
@@ -12,6 +12,7 @@ __all__ = [
     "Language",
     "MarkovChains",
     "Mixture",
+    "Packed",
     "RepeatedBigrams",
     "SolvedLanguage",
     "Text",

@@ -153,6 +153,38 @@ class Mixture(Language):
         return tokens
 
 
+@dataclass(frozen=True)
+class Packed(Language):
+    """Short sequences of another language, several in one, with BOS between them.
+
+    Examples:
+        >>> language = il.languages.Packed(il.languages.Copies(n_letters=8, length=3), 5)
+        >>> language.sample(1, seq_len=12).tolist()
+        [[0, 3, 4, 5, 3, 0, 5, 2, 6, 6, 0, 1]]
+    """
+
+    language: Language
+    """What they are of."""
+    piece: int
+    """Tokens of each, BOS included."""
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        checks.instance("language", self.language, Language, "for instance Copies()")
+        checks.whole_number("piece", self.piece, least=2)
+
+    @property
+    def d_vocab(self) -> int:
+        """That of the language."""
+        return self.language.d_vocab
+
+    def _sampled(self, n: int, seq_len: int, rng: torch.Generator) -> Int[Tensor, "batch pos"]:
+        n_pieces = -(-(1 + seq_len) // self.piece)
+        drawn = self.language._sampled(n * n_pieces, self.piece - 1, rng)
+        bos = drawn.new_full((len(drawn), 1), BOS)
+        return torch.cat([bos, drawn], dim=1).view(n, -1)[:, 1 : 1 + seq_len]
+
+
 def check_sequences(
     tokens: Int[Tensor, "batch pos"], *, least: int, most: int
 ) -> Int[Tensor, "batch later_pos"]:

@@ -19,7 +19,7 @@ class Text(Language):
     Examples:
         >>> model = il.load("toy-2l")
         >>> text = il.text_tokens(model, n_sequences=4, seq_len=32)
-        >>> language = il.languages.Text(text.tokens, n_tokens=1024)
+        >>> language = il.languages.Text(text, n_tokens=1024)
         >>> mixed = il.languages.Mixture([language, il.languages.Copies(n_letters=1023)])
         >>> mixed.sample(8, seq_len=32).shape, mixed.d_vocab
         (torch.Size([8, 32]), 1024)

@@ -11,6 +11,7 @@ from induction_lens.languages import (
     InterleavedChains,
     MarkovChains,
     Mixture,
+    Packed,
     RepeatedBigrams,
     SolvedLanguage,
     Text,
@@ -269,6 +270,19 @@ def test_a_mixture_takes_whole_sequences_from_each():
             Mixture(parts, weights=wrong)
     with pytest.raises(ValueError, match="at least one language"):
         Mixture([])
+
+
+def test_short_sequences_are_packed_whole():
+    chains = MarkovChains(n_states=3)
+    tokens = Packed(chains, 4).sample(5, seq_len=10, seed=1)
+    assert tokens.shape == (5, 10)
+    assert (tokens == 0).nonzero()[:, 1].unique().tolist() == [0, 4, 8]
+    for start in (0, 4):  # or it would raise
+        chains.optimal_loss(tokens[:, start : start + 4])
+    assert not tokens[:, 1:4].equal(tokens[:, 5:8])
+    assert Packed(chains, 4).d_vocab == 4
+    with pytest.raises(ValueError, match="expected piece to be"):
+        Packed(chains, 1)
 
 
 def test_text_is_drawn_row_by_row_and_nobody_knows_its_best_predictor():
