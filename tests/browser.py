@@ -46,7 +46,7 @@ WIDTHS = (400, 800, 1600)
 THEMES: tuple[Theme, ...] = ("light", "dark")
 CONTRAST = 4.5
 """The least contrast of text to what is behind it."""
-PATIENCE = 60.0
+PATIENCE = 180.0
 """Seconds to wait for an answer."""
 LOCAL = ("file:", "data:", "blob:", "about:")
 _LOOK = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")

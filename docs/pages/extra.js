@@ -6,6 +6,8 @@
   const menu = document.querySelector(".md-sidebar--primary");
   const narrow = matchMedia("(max-width: 76.2344em)");
   const closed = () => { menu.inert = narrow.matches && !drawer.checked; };
+  // the theme has no search in pages that are opened as files, and leaves its button
+  if (location.protocol === "file:") document.querySelector(".md-header label[for='__search']")?.remove();
   for (const label of document.querySelectorAll(".md-header label[for='__drawer'], .md-header label[for='__search']")) {
     label.tabIndex = 0;
     label.role = "button";

@@ -33,6 +33,8 @@ _HEIGHT = 360
 """Of a figure that does not say, in pixels."""
 _LOW = 170
 """Of a picture in the gallery."""
+_MOST_ROWS = 6
+"""Whose names such a picture has room for."""
 
 
 def on_page_content(html: str, page: Any, **_: Any) -> str:
@@ -129,7 +131,13 @@ def _small(figure: Figure) -> Figure:
     """A figure as a picture for a card: low, without legend, scale, titles and what is said of it
     when it is pointed at."""
     drawn = go.Figure(json.loads(figure.json))
-    drawn.update_layout(height=_LOW, showlegend=False, annotations=[], coloraxis_showscale=False)
+    drawn.update_layout(height=_LOW, showlegend=False, coloraxis_showscale=False)
+    if not (drawn.layout.meta and "grid" in drawn.layout.meta):  # whose titles are laid out
+        drawn.layout.annotations = ()
+    if len(list(drawn.select_xaxes())) > 1:
+        drawn.update_xaxes(nticks=2, tickangle=0)
+    if len(drawn.layout.yaxis.ticktext or ()) > _MOST_ROWS:
+        drawn.update_yaxes(showticklabels=False)
     drawn.update_xaxes(title_text="")
     drawn.update_yaxes(title_text="")
     drawn.update_traces(hoverinfo="skip", hovertemplate=None)

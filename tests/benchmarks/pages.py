@@ -27,7 +27,7 @@ from tests.browser import Browser, browsing
 
 BEFORE = "208aff6"
 """The last commit before pages were made lighter."""
-ROUNDS = 7
+ROUNDS = 5
 HERE = Path(__file__).parents[2]
 PAGES = {
     "report/index.html": "report on `toy-2l`",
@@ -60,7 +60,7 @@ if hasattr(il, "compare"):
 _DRAWN = "!document.getElementById('cards') || document.querySelector('.headcard')"
 
 
-def measure(*, n_sequences: int = 64, rounds: int = ROUNDS) -> dict[str, Any]:
+def measure(*, n_sequences: int = 16, rounds: int = ROUNDS) -> dict[str, Any]:
     """Write the pages with both, and open them."""
     with tempfile.TemporaryDirectory() as folder, browsing() as browser:
         code = {"before": Path(folder, "code"), "now": HERE}

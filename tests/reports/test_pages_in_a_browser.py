@@ -26,7 +26,7 @@ from tests.tasks.material import key_task, speaking_circuit
 from tests.tasks.test_kinds import PASSAGES
 
 pytestmark = pytest.mark.slow
-SMALL: dict[str, Any] = {"n_sequences": 6, "n_controls": 2, "progress": False}
+SMALL: dict[str, Any] = {"n_sequences": 4, "n_controls": 1, "progress": False}
 READY = "!document.getElementById('cards') || document.documentElement.dataset.ready"
 PARTS = {"base.html", "macros.html"}
 """Templates that are no pages by themselves."""

@@ -136,7 +136,7 @@ def _row(one: Compared) -> tuple[str, ...]:
     strongest = UNKNOWN
     if induction is not None:
         head, score = induction.top(1)[0]
-        strongest = f"{head} {number(score, signed=False)}"
+        strongest = f"{head} ({number(score, signed=False)})"
     p_value = math.nan if study is None or study.p_value is None else study.p_value
     return (
         one.name,
