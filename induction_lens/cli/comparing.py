@@ -8,7 +8,6 @@ import typer
 
 from induction_lens.cli.common import (
     app,
-    completing,
     output,
     print_json,
     print_table,
@@ -26,6 +25,7 @@ from induction_lens.cli.options import (
     SequencesOption,
     TextOption,
     ThresholdOption,
+    completing,
 )
 from induction_lens.heads import THRESHOLD
 from induction_lens.loading import zoo_names
