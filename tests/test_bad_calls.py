@@ -1030,6 +1030,11 @@ train --preset toy-1l --device tpu --out {there}/new
 train --preset toy-1l --seed 0.5
 train --preset toy-1l --out {there}/text.txt
 train --preset toy-1l --out {there}/text.txt/sub
+train --preset markov --tokens 0
+train --preset markov --device tpu --out {there}/new
+train --preset markov --text {there}
+train --preset markov --out {there}/text.txt
+train --preset markovs
 train --all-presets --device cpu
 train --all-presets --text {there}
 train --all-presets --no-resume

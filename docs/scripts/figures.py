@@ -2,8 +2,9 @@
 
 A page asks by a comment: `<!-- figure: icl -->` for one of all models, `<!-- figure: induction of
 2 layers -->` for one of a model, both from the runs that ship; `<!-- notebook figure: first_hour 0
--->` for one that a notebook drew (`write_notebooks.py`); `small` at the end makes a picture for the
-gallery. Plotly goes into the site once, from the installed package.
+-->` for one that a notebook drew (`write_notebooks.py`); `<!-- laboratory figure: markov -->` for
+one of the runs on languages; `small` at the end of the first two makes a picture for the gallery.
+Plotly goes into the site once, from the installed package.
 """
 
 import json
@@ -19,10 +20,13 @@ from induction_lens.reports.pages import TEMPLATES, Figure
 from induction_lens.reports.training import TrainingReport, training_report
 from induction_lens.reports.training.page import model_figure, shared_figure
 from induction_lens.style import template
+from induction_lens.tracking import LanguageTrajectory, plot_gaps
+from induction_lens.training import LANGUAGE_PRESETS
 
 DOCS = Path(__file__).parents[1]
 _ASKED = re.compile(r"<!-- figure: ([a-z]+)(?: of ([^>]+?))?( small)? -->")
 _ASKED_NOTEBOOK = re.compile(r"<!-- notebook figure: ([a-z_]+) (\d+)( small)? -->")
+_ASKED_LABORATORY = re.compile(r"<!-- laboratory figure: ([a-z]+) -->")
 _ASSETS = "assets/figures"
 _SCRIPTS = ("dark.js", "plotly.js", "draw.js")
 _HEIGHT = 360
@@ -33,7 +37,7 @@ _LOW = 170
 
 def on_page_content(html: str, page: Any, **_: Any) -> str:
     """Replace the comments by figures, and load what draws them."""
-    if not (_ASKED.search(html) or _ASKED_NOTEBOOK.search(html)):
+    if not any(one.search(html) for one in (_ASKED, _ASKED_NOTEBOOK, _ASKED_LABORATORY)):
         return html
     up = "../" * page.url.count("/") + _ASSETS
     scripts = "".join(f'<script src="{up}/{name}"></script>' for name in _SCRIPTS)
@@ -41,6 +45,7 @@ def on_page_content(html: str, page: Any, **_: Any) -> str:
     html = _ASKED_NOTEBOOK.sub(
         lambda asked: _element(_of_notebook(asked[1], int(asked[2])), asked[3]), html
     )
+    html = _ASKED_LABORATORY.sub(lambda asked: _element(_of_laboratory(asked[1]), None), html)
     return html + scripts
 
 
@@ -76,6 +81,38 @@ def _of_notebook(name: str, number: int) -> Figure:
     axes = [axis.title.text for axis in (figure.layout.yaxis, figure.layout.xaxis)]
     label = " by ".join(title for title in axes if title) or "figure"
     return Figure.of(f"{name}-{number}", figure, label)
+
+
+def _of_laboratory(name: str) -> Figure:
+    """The gap of runs on a language over their updates, three seeds of each."""
+    free = {"free": _language_runs("alphabets")}
+    if name == "alphabets":
+        figure, of = plot_gaps(free, "new"), "new letters of two alphabets"
+    elif name == "clamped":
+        under = _language_runs("alphabets-clamped-late", "-under-clamp")
+        [release] = [clamp.end for clamp in LANGUAGE_PRESETS["alphabets-clamped-late"].clamp]
+        late = [
+            part
+            for held, whole in zip(under, _language_runs("alphabets-clamped-late"), strict=True)
+            for part in (held.between(0, release), whole.between(release, int(whole.steps[-1])))
+        ]
+        throughout = _language_runs("alphabets-clamped", "-under-clamp")
+        runs = {**free, "clamped": throughout, f"clamped until update {release}": late}
+        figure, of = plot_gaps(runs, "new"), "new letters of two alphabets, free and clamped"
+    elif name == "markov":
+        figure, of = plot_gaps({"two layers": _language_runs("markov")}), "Markov chains"
+    else:
+        raise ValueError(f"expected a figure of the laboratory that there is, got {name}")
+    label = f"Loss beyond that of the best predictor over training: {of}"
+    return Figure.of(f"laboratory-{name}", figure, label)
+
+
+def _language_runs(preset: str, how: str = "") -> list[LanguageTrajectory]:
+    folder = DOCS / "arguments" / "laboratory"
+    return [
+        LanguageTrajectory.read(folder / f"{preset}-seed-{seed}{how}.safetensors")
+        for seed in range(3)
+    ]
 
 
 def _element(figure: Figure, small: str | None) -> str:

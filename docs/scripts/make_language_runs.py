@@ -3,7 +3,7 @@
     python docs/scripts/make_language_runs.py language-runs
     python docs/scripts/make_language_runs.py language-runs --until 02:40
 
-About 20 minutes of one core. Of each run on a language its trajectory goes to its folder, measured
+About 13 minutes of one core. Of each run on a language its trajectory goes to its folder, measured
 as the whole model and, where it was clamped, under the clamp as well. Runs on text share theirs.
 """
 

@@ -7,11 +7,14 @@ Takes a few minutes. `SHA256SUMS` is written again.
 
 from induction_lens.loading import ZOO, load, zoo_names
 from induction_lens.seals import read_json, without_seal, write_json, write_sums
+from induction_lens.training.mixtures import answered
 from induction_lens.training.presets import held_out
 
 if __name__ == "__main__":
     for name in zoo_names():
         path = ZOO / name / "card.json"
         card = without_seal(read_json(path, remedy="install induction_lens again"))
-        write_json(path, card | held_out(load(name), n_sequences=None))
+        model = load(name)
+        answers = {"few_shot": answered(model)} if "few_shot" in card else {}
+        write_json(path, card | held_out(model, n_sequences=None) | answers)
     write_sums()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
@@ -29,7 +29,11 @@ from induction_lens.plots.saving import check_format
 from induction_lens.reports.reproduce import reproduce
 from induction_lens.reports.training import TrainingReport, sentences, training_report
 from induction_lens.tracking.experiment import make_runs
+from induction_lens.training.language_presets import LANGUAGE_PRESETS, train_language
+from induction_lens.training.loop import TrainingRun
 from induction_lens.training.presets import ALL_PRESETS, PHASE_PRESETS, train_preset
+
+_NAMES = (*ALL_PRESETS, *LANGUAGE_PRESETS)
 
 
 @app.command("train")
@@ -38,8 +42,9 @@ def train_command(
     preset: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
-            help=f"What to train: {', '.join(ALL_PRESETS)}.",
-            autocompletion=completing(lambda: ALL_PRESETS),
+            help=f"What to train. On text: {', '.join(ALL_PRESETS)}. On a language with a known "
+            f"structure: {', '.join(LANGUAGE_PRESETS)}.",
+            autocompletion=completing(lambda: _NAMES),
         ),
     ] = None,
     all_presets: Annotated[
@@ -51,7 +56,7 @@ def train_command(
     ] = None,
     tokens: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="Training tokens. Default: as many as the shipped model had."),
+        typer.Option(min=1, help="Training tokens. Default: as the preset says."),
     ] = None,
     text: Annotated[
         Optional[Path],  # noqa: UP045
@@ -63,7 +68,7 @@ def train_command(
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a toy model from nothing but the Python source on this machine.
+    """Train a toy model on the Python source on this machine, or on a language that is drawn.
 
     Snapshots and the trained model go to the folder; give their paths to `induction-lens report`.
 
@@ -73,6 +78,7 @@ def train_command(
     - `induction-lens train --preset toy-1l-smeared --tokens 2000000 --out quick`
     - `induction-lens train --preset phase-2l --seed 1 --text text --out phase-2l-seed-1`
     - `induction-lens train --all-presets --out phase`
+    - `induction-lens train --preset alphabets --seed 2`
     """
     with working():
         if all_presets == (preset is not None):
@@ -86,23 +92,20 @@ def train_command(
                 "--all-presets; all presets share OUT/text, and resume from what is in OUT"
             )
         if preset is not None:
-            checks.one_of("--preset", preset, ALL_PRESETS)
+            checks.one_of("--preset", preset, _NAMES)
+        if preset in LANGUAGE_PRESETS and text is not None:
+            raise ValueError(
+                f"expected --text with a preset that is trained on text, got it with {preset}, "
+                "whose sequences are drawn; leave it out"
+            )
         named = "all-presets" if preset is None else f"{preset}-training"
         folder = output(named if out is None else out, page=False)
     if preset is None:
         _train_all(folder, n_tokens=tokens, seed=seed, quiet=quiet, as_json=as_json)
         return
+    options = {"seed": seed, "device": device, "resume": resume, "progress": not quiet}
     with working():
-        run = train_preset(
-            preset,
-            folder,
-            n_tokens=tokens,
-            text=text,
-            seed=seed,
-            device=device,
-            resume=resume,
-            progress=not quiet,
-        )
+        run = _trained(preset, folder, n_tokens=tokens, text=text, **options)
     result = {
         "model": str(folder / "model"),
         "steps": run.n_steps,
@@ -113,11 +116,13 @@ def train_command(
     if as_json:
         print_json(result)
         return
+    # a report needs text, and so a tokenizer
+    following = "heads" if preset in LANGUAGE_PRESETS else "report"
     steps = "1 step" if run.n_steps == 1 else f"{run.n_steps} steps"
     print(
         f"Trained {preset} for {steps}, {run.tokens_seen:,} tokens; training loss "
         f"{result['last_loss']:.3f} nats.\nThe model: {result['model']}\n"
-        f"Next: induction-lens report {result['model']}"
+        f"Next: induction-lens {following} {result['model']}"
     )
 
 
@@ -188,6 +193,16 @@ def reproduce_command(
         folder = output(out)
         found = reproduce(folder, quick=quick, processes=processes, progress=not quiet)
     _print_findings(found, folder / "index.html", as_json=as_json)
+
+
+def _trained(
+    preset: str, folder: Path, *, n_tokens: int | None, text: Path | None, **options: Any
+) -> TrainingRun:
+    """The run of a preset, on a language or on text."""
+    if preset not in LANGUAGE_PRESETS:
+        return train_preset(preset, folder, n_tokens=n_tokens, text=text, **options)
+    n_steps = None if n_tokens is None else LANGUAGE_PRESETS[preset].steps_of(n_tokens)
+    return train_language(preset, folder, n_steps=n_steps, **options)
 
 
 def _train_all(out: Path, *, n_tokens: int | None, seed: int, quiet: bool, as_json: bool) -> None:

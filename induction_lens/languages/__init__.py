@@ -1,9 +1,10 @@
-"""Languages with a known structure, to train toys on and to compare their losses with."""
+"""Languages to train toys on; of most the best loss is known, to compare a model's with."""
 
 from induction_lens.languages.chains import InterleavedChains, MarkovChains
 from induction_lens.languages.copies import Copies, TwoAlphabets
-from induction_lens.languages.language import Language, Mixture
+from induction_lens.languages.language import Language, Mixture, Packed, SolvedLanguage
 from induction_lens.languages.pairs import RepeatedBigrams, WordClasses
+from induction_lens.languages.text import Text
 
 __all__ = [
     "Copies",
@@ -11,7 +12,10 @@ __all__ = [
     "Language",
     "MarkovChains",
     "Mixture",
+    "Packed",
     "RepeatedBigrams",
+    "SolvedLanguage",
+    "Text",
     "TwoAlphabets",
     "WordClasses",
 ]

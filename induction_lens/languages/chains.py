@@ -16,11 +16,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from induction_lens import checks
-from induction_lens.languages.language import Language, check_sequences, with_bos
+from induction_lens.languages.language import SolvedLanguage, check_sequences, with_bos
 
 
 @dataclass(frozen=True)
-class MarkovChains(Language):
+class MarkovChains(SolvedLanguage):
     """A chain with transitions of its own in each sequence: rows are Dirichlet(`concentration`)."""
 
     n_states: int = 8

@@ -10,11 +10,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from induction_lens import checks
-from induction_lens.languages.language import Language, check_sequences, with_bos
+from induction_lens.languages.language import SolvedLanguage, check_sequences, with_bos
 
 
 @dataclass(frozen=True)
-class Copies(Language):
+class Copies(SolvedLanguage):
     """A block of different letters, and then pieces of it that begin anywhere: `A B C D  C D B C`.
 
     What an induction head is for, in its literal form: after `C` comes `D`, wherever `C` stands.

@@ -1,9 +1,10 @@
-"""What a language is: something that draws sequences, and knows the best loss on each token.
+"""What a language is: something that draws sequences.
 
-The *optimal* loss of a token is minus the log-probability that the best predictor gives it, who
-knows the language and has read the sequence up to there. A model that reaches it in training has
-learnt all there is; other predictors, such as one that knows the words' frequencies alone, are
-lines between (see each language).
+Of a *solved* language the best predictor is known. The *optimal* loss of a token is minus the
+log-probability that it gives the token, knowing the language and the sequence up to there. A model
+that reaches it in training has learnt all there is; other predictors, such as one that knows the
+words' frequencies alone, are lines between (see each language). Of text, and of mixtures, nobody
+knows the best predictor: they are languages, and no solved ones.
 """
 
 from __future__ import annotations
@@ -33,31 +34,6 @@ class Language(ABC):
     @abstractmethod
     def _sampled(self, n: int, seq_len: int, rng: torch.Generator) -> Int[Tensor, "batch pos"]:
         """Sequences without BOS."""
-
-    @abstractmethod
-    def optimal_loss(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos"]:
-        """The loss of the best predictor for each token, in nats; NaN at BOS.
-
-        Raises:
-            ValueError: If the tokens are no sequences of the language.
-        """
-
-    def reference_losses(
-        self, tokens: Int[Tensor, "batch pos"]
-    ) -> dict[str, Float[Tensor, "batch pos"]]:
-        """Losses of predictors to compare a model with, by name: the best one, and lesser ones.
-
-        Raises:
-            ValueError: If the tokens are no sequences of the language.
-
-        Examples:
-            >>> language = il.languages.MarkovChains(n_states=2)
-            >>> tokens = language.sample(100, seed=1)
-            >>> losses = language.reference_losses(tokens)
-            >>> {name: round(loss.nanmean().item(), 2) for name, loss in losses.items()}
-            {'optimal': 0.49, 'unigram': 0.57}
-        """
-        return {"optimal": self.optimal_loss(tokens)}
 
     def token_groups(
         self, tokens: Int[Tensor, "batch pos"]
@@ -92,9 +68,41 @@ class Language(ABC):
         return torch.cat([bos, self._sampled(n, seq_len - 1, generator)], dim=1)
 
 
+class SolvedLanguage(Language):
+    """A language whose best predictor is known."""
+
+    @abstractmethod
+    def optimal_loss(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos"]:
+        """The loss of the best predictor for each token, in nats; NaN at BOS.
+
+        Raises:
+            ValueError: If the tokens are no sequences of the language.
+        """
+
+    def reference_losses(
+        self, tokens: Int[Tensor, "batch pos"]
+    ) -> dict[str, Float[Tensor, "batch pos"]]:
+        """Losses of predictors to compare a model with, by name: the best one, and lesser ones.
+
+        Raises:
+            ValueError: If the tokens are no sequences of the language.
+
+        Examples:
+            >>> language = il.languages.MarkovChains(n_states=2)
+            >>> tokens = language.sample(100, seed=1)
+            >>> losses = language.reference_losses(tokens)
+            >>> {name: round(loss.nanmean().item(), 2) for name, loss in losses.items()}
+            {'optimal': 0.49, 'unigram': 0.57}
+        """
+        return {"optimal": self.optimal_loss(tokens)}
+
+
 @dataclass(frozen=True)
 class Mixture(Language):
     """Sequences of several languages, each whole sequence from one; the vocabulary is shared.
+
+    Its best predictor is not known: which language a sequence is from has to be predicted too. Ask
+    the language of each sequence (`parts`).
 
     Examples:
         >>> languages = [il.languages.MarkovChains(n_states=10), il.languages.Copies()]
@@ -144,16 +152,37 @@ class Mixture(Language):
                 tokens[rows] = language._sampled(int(rows.sum()), seq_len, rng)
         return tokens
 
-    def optimal_loss(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos"]:
-        """Not known: which language a sequence is from is part of what has to be predicted.
 
-        Raises:
-            ValueError: Always; ask the language of each sequence (`parts`).
-        """
-        raise ValueError(
-            "expected one language, got a mixture, whose best predictor is not known; call "
-            "optimal_loss of the language that each sequence is from, see Mixture.parts"
-        )
+@dataclass(frozen=True)
+class Packed(Language):
+    """Short sequences of another language, several in one, with BOS between them.
+
+    Examples:
+        >>> language = il.languages.Packed(il.languages.Copies(n_letters=8, length=3), 5)
+        >>> language.sample(1, seq_len=12).tolist()
+        [[0, 3, 4, 5, 3, 0, 5, 2, 6, 6, 0, 1]]
+    """
+
+    language: Language
+    """What they are of."""
+    piece: int
+    """Tokens of each, BOS included."""
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        checks.instance("language", self.language, Language, "for instance Copies()")
+        checks.whole_number("piece", self.piece, least=2)
+
+    @property
+    def d_vocab(self) -> int:
+        """That of the language."""
+        return self.language.d_vocab
+
+    def _sampled(self, n: int, seq_len: int, rng: torch.Generator) -> Int[Tensor, "batch pos"]:
+        n_pieces = -(-(1 + seq_len) // self.piece)
+        drawn = self.language._sampled(n * n_pieces, self.piece - 1, rng)
+        bos = drawn.new_full((len(drawn), 1), BOS)
+        return torch.cat([bos, drawn], dim=1).view(n, -1)[:, 1 : 1 + seq_len]
 
 
 def check_sequences(

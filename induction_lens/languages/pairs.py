@@ -10,11 +10,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from induction_lens import checks
-from induction_lens.languages.language import Language, check_sequences, with_bos
+from induction_lens.languages.language import SolvedLanguage, check_sequences, with_bos
 
 
 @dataclass(frozen=True)
-class WordClasses(Language):
+class WordClasses(SolvedLanguage):
     """Two words and a label: the label depends on both words' classes, differently each sequence.
 
     The pattern-matching task of Olsson et al. 2022 ("Argument 4") as a language: `June grape 1,
@@ -96,7 +96,7 @@ class WordClasses(Language):
 
 
 @dataclass(frozen=True)
-class RepeatedBigrams(Language):
+class RepeatedBigrams(SolvedLanguage):
     """Random tokens, among them triggers that a partner follows, another one in each sequence.
 
     A trigger comes with probability `frequency`, and its partner of this sequence follows with

@@ -50,9 +50,9 @@ def save_dissociation(
         "sets": found.to_frame(),
         "tasks": found.tasks_frame(),
         "scores": found.scores.to_frame(),
+        "same-heads": None if same is None else same.to_frame(),
+        "correlations": None if same is None else same.correlations_frame(),
     }
-    if same is not None:
-        frames |= {"same-heads": same.to_frame(), "correlations": same.correlations_frame()}
     return write_page(out, dissociation_page(found, same=same), frames)
 
 

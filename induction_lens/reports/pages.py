@@ -111,10 +111,17 @@ def page_folder(folder: str | Path) -> Path:
     return folder
 
 
-def write_page(folder: Path, html: str, tables: Mapping[str, pd.DataFrame]) -> Path:
-    """Write tables as `NAME.csv`, and then the page beside them; the path of the page."""
+def write_page(folder: Path, html: str, tables: Mapping[str, pd.DataFrame | None]) -> Path:
+    """Write tables as `NAME.csv`, and then the page beside them; the path of the page.
+
+    Where a table is None, that of an earlier page in the folder is removed.
+    """
     for name, table in tables.items():
-        write_text(folder / f"{name}.csv", table.to_csv(index=False))
+        path = folder / f"{name}.csv"
+        if table is None:
+            path.unlink(missing_ok=True)
+        else:
+            write_text(path, table.to_csv(index=False))
     write_text(folder / PAGE, html)
     return folder / PAGE
 

@@ -42,6 +42,12 @@ from induction_lens.tasks.scoring import F1, Choice, FirstToken, Probability, Sc
 from induction_lens.tasks.task import AS_IT_IS, LABELLED, QUESTION, Item, Target, Task
 from induction_lens.tasks.texts import literal_copying, translated_sentences
 from induction_lens.tasks.words import AlignedSentence, aligned_sentences, pairs, words
+from induction_lens.tasks.written import (
+    WrittenTasks,
+    labelled_letters,
+    labelled_words,
+    listed_pairs,
+)
 
 __all__ = [
     "AS_IT_IS",
@@ -78,6 +84,7 @@ __all__ = [
     "Task",
     "TranslationHeads",
     "Without",
+    "WrittenTasks",
     "aligned_sentences",
     "chosen_kinds",
     "dissociate",
@@ -86,7 +93,10 @@ __all__ = [
     "few_shot",
     "few_shot_prompts",
     "function_vector",
+    "labelled_letters",
+    "labelled_words",
     "letter_pattern",
+    "listed_pairs",
     "literal_copying",
     "pairs",
     "pattern",

@@ -57,7 +57,7 @@ def pattern(*, n_items: int = 400, seed: int = 0) -> Task:
     items = [
         Item(" ".join(chosen), label, kinds=kinds)
         for kinds, label in TEMPLATES.items()
-        for chosen in _some(list(product(*map(words, kinds))), n_each, generator)
+        for chosen in some_of(list(product(*map(words, kinds))), n_each, generator)
     ]
     source = 'Olsson et al. 2022, "Argument 4"'
     return Task("pattern", tuple(items), template=LABELLED, scoring=Choice(), source=source)
@@ -95,14 +95,14 @@ def letter_pattern(form: str = "ABAB", *, n_items: int = 200, seed: int = 0) -> 
     items = [
         Item(sequence, label)
         for letters, label in ((form, "Foo"), (LETTERS[: len(form)], "Bar"))
-        for sequence in _sequences(letters, n_each, generator)
+        for sequence in letter_sequences(letters, n_each, generator)
     ]
     source = "Crosbie and Shutova 2024"
     options = {"template": LABELLED, "scoring": Choice(), "source": source}
     return Task(f"letters {form}", tuple(items), **options)
 
 
-def _sequences(letters: str, n: int, generator: torch.Generator) -> list[str]:
+def letter_sequences(letters: str, n: int, generator: torch.Generator) -> list[str]:
     """Different sequences of one form, each of its letters another random one."""
     names = sorted(set(letters))
     found: dict[str, None] = {}  # a dictionary keeps the order of the draws
@@ -142,7 +142,9 @@ def word_classes(ways: int = 2, *, n_items: int = 400, seed: int = 0) -> Task:
     items = [
         Item(" ".join(chosen), label, kinds=kinds)
         for kinds, label in zip(classes, ("Foo", "Bar", "Mur", "Res"), strict=False)
-        for chosen in _some(list(product(*map(words, kinds))), _per_class(n_items, ways), generator)
+        for chosen in some_of(
+            list(product(*map(words, kinds))), _per_class(n_items, ways), generator
+        )
     ]
     name, source = f"word classes, {ways} ways", "Crosbie and Shutova 2024"
     return Task(name, tuple(items), template=LABELLED, scoring=Choice(), source=source)
@@ -290,7 +292,7 @@ def _generator(seed: object) -> torch.Generator:
     return torch.Generator(device="cpu").manual_seed(checks.seed(seed))
 
 
-def _some(options: list[Any], n: int, generator: torch.Generator) -> list[Any]:
+def some_of(options: list[Any], n: int, generator: torch.Generator) -> list[Any]:
     """Up to `n` of the options, drawn without replacement."""
     order = torch.randperm(len(options), generator=generator, device="cpu")[:n].tolist()
     return [options[i] for i in order]

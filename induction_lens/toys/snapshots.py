@@ -85,12 +85,38 @@ def save(
     return read_snapshot(path)
 
 
+def round_weights(model: Any, dtype: torch.dtype) -> None:
+    """Round the weights of a toy model to those that a type holds; their own type stays."""
+    with torch.no_grad():
+        for weight in toy_weights(model).values():
+            weight.copy_(weight.to(dtype))
+
+
 def write_snapshot(
-    model: Any, path: str | Path, *, step: int, tokens_seen: int, extra: dict | None = None
+    model: Any,
+    path: str | Path,
+    *,
+    step: int,
+    tokens_seen: int,
+    extra: dict | None = None,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Write a toy model as the folder `path`, atomically.
 
     Its tokenizer is written too, if `load` would not find it near the folder.
+
+    Args:
+        model: A model made by `build_toy`.
+        path: The folder.
+        step: Updates of the weights so far.
+        tokens_seen: Training tokens so far.
+        extra: More to keep in `config.json`; must be JSON-ready.
+        dtype: Type of the weights on disk, which has to hold them exactly (`round_weights`); None:
+            their own.
+
+    Raises:
+        ValueError: The model is not a toy, its tokenizer is not one of ours, something cannot be
+            saved, or `dtype` does not hold the weights.
     """
     text = _tokenizer_text(model)
     content = {
@@ -104,7 +130,7 @@ def write_snapshot(
     with atomic_folder(path) as fresh:
         if text is not None and not _is_near(fresh, text):
             (fresh / TOKENIZER).write_text(text, encoding="utf-8")
-        _save_weights(model, fresh / WEIGHTS)
+        _save_weights(model, fresh / WEIGHTS, dtype)
         content["sha256"] = sha256(fresh / WEIGHTS)
         try:
             write_json(fresh / CONFIG, content)
@@ -214,12 +240,21 @@ def load(
     return model
 
 
-def _save_weights(model: Any, path: Path) -> None:
+def _save_weights(model: Any, path: Path, dtype: torch.dtype | None) -> None:
     """Write contiguous copies on the CPU: safetensors takes no views."""
     weights = {
         name: weight.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, weight in toy_weights(model).items()
     }
+    if dtype is not None:
+        stored = {name: weight.to(dtype) for name, weight in weights.items()}
+        altered = [n for n, w in weights.items() if not torch.equal(stored[n].to(w.dtype), w)]
+        if altered:
+            raise ValueError(
+                f"expected weights that {dtype} holds exactly, got others in {altered[0]}; call "
+                "round_weights first"
+            )
+        weights = stored
     try:
         save_file(weights, path)
     except SafetensorError as error:

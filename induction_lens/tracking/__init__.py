@@ -3,6 +3,7 @@
 from induction_lens.tracking.choice import chosen_steps
 from induction_lens.tracking.engine import Engine
 from induction_lens.tracking.experiment import make_runs
+from induction_lens.tracking.language_drawing import plot_gaps
 from induction_lens.tracking.language_runs import (
     LanguageTrajectory,
     language_detectors,
@@ -38,6 +39,7 @@ __all__ = [
     "make_runs",
     "measured_run",
     "ngram_control",
+    "plot_gaps",
     "read_run",
     "track",
     "track_language",

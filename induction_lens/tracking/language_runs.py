@@ -3,9 +3,9 @@
 On the same fresh sequences at every snapshot:
 
 - the loss of each kind of token, beside the losses of the language's best predictor and of lesser
-  ones (`Language.reference_losses`);
-- the attention of every head on the language's matches (`Language.matches`), on previous tokens, on
-  what followed earlier copies (induction) and on duplicates;
+  ones (`SolvedLanguage.reference_losses`);
+- the attention of every head on the language's matches (`SolvedLanguage.matches`), on previous
+  tokens, on what followed earlier copies (induction) and on duplicates;
 - the K-composition of every pair of heads, from the weights.
 """
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from induction_lens import checks
 from induction_lens.circuits import composition
 from induction_lens.detectors import AttentionDetector, score_heads
 from induction_lens.heads import Head
-from induction_lens.languages import Language
+from induction_lens.languages import SolvedLanguage
 from induction_lens.metrics import per_token_loss
 from induction_lens.packing import Comparable
 from induction_lens.progress import progress_bar
@@ -97,6 +97,45 @@ class LanguageTrajectory(Comparable):
         """
         checks.one_of("kind", kind, self.losses)
         return self.losses[kind].nanmean(1)
+
+    def gap(self, kind: str = "all") -> Float[Tensor, " snapshot"]:
+        """The mean loss of a kind of token beyond that of the best predictor, at each snapshot.
+
+        Raises:
+            ValueError: If the language has no such kind.
+        """
+        return self.loss(kind) - self.references["optimal"][kind]
+
+    def reference_gaps(self, kind: str = "all") -> dict[str, float]:
+        """The same of other predictors, by name; of the best one it is 0.
+
+        Raises:
+            ValueError: If the language has no such kind.
+        """
+        checks.one_of("kind", kind, self.losses)
+        best = self.references["optimal"][kind]
+        return {name: by_kind[kind] - best for name, by_kind in self.references.items()}
+
+    def between(self, first: int, last: int) -> LanguageTrajectory:
+        """The snapshots from one step to another, both included.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        least = checks.whole_number("first", first, least=0)
+        most = checks.whole_number("last", last, least=least)
+        kept = (self.steps >= least) & (self.steps <= most)
+        if not bool(kept.any()):
+            raise ValueError(
+                f"expected snapshots between the steps {least} and {most}, got those of "
+                f"{self.steps.tolist()}; choose a wider part"
+            )
+        groups = {
+            group: {name: values[kept] for name, values in getattr(self, group).items()}
+            for group in _GROUPS
+        }
+        plain = {name: getattr(self, name)[kept] for name in ("steps", "tokens_seen", "composed")}
+        return replace(self, **plain, **groups)
 
     def strongest(self, name: str) -> Head:
         """The head with the highest score at the last snapshot.
@@ -201,7 +240,7 @@ class LanguageTrajectory(Comparable):
 
 def track_language(
     run: str | Path | TrainingRun,
-    language: Language,
+    language: SolvedLanguage,
     *,
     n_sequences: int = 64,
     seq_len: int | None = None,
@@ -232,7 +271,8 @@ def track_language(
         >>> [round(of_tokens["all"], 1) for of_tokens in found.references.values()]
         [1.2, 1.4]
     """
-    checks.instance("language", language, Language, "for instance TwoAlphabets()")
+    remedy = "for instance TwoAlphabets(); of text and of mixtures the best predictor is not known"
+    checks.instance("language", language, SolvedLanguage, remedy)
     snapshots = snapshots_of(run)
     config = snapshots[0].config
     seed = checks.whole_number("seed", seed, least=0, most=2**20 - 1)
@@ -270,7 +310,7 @@ def track_language(
     )
 
 
-def language_detectors(language: Language) -> list[AttentionDetector]:
+def language_detectors(language: SolvedLanguage) -> list[AttentionDetector]:
     """A detector for each of the language's matches.
 
     Examples:
@@ -290,7 +330,7 @@ def language_detectors(language: Language) -> list[AttentionDetector]:
 
 
 def _measure(
-    model: Any, language: Language, tokens: Tensor, clamps: tuple[Clamp, ...]
+    model: Any, language: SolvedLanguage, tokens: Tensor, clamps: tuple[Clamp, ...]
 ) -> dict[str, Any]:
     """What one snapshot gives."""
     composed = composition(model, n_draws=200)
@@ -320,7 +360,7 @@ def _measure(
     }
 
 
-def _references(language: Language, tokens: Tensor) -> dict[str, dict[str, float]]:
+def _references(language: SolvedLanguage, tokens: Tensor) -> dict[str, dict[str, float]]:
     groups = language.token_groups(tokens)
     return {
         predictor: {kind: losses[among].mean().item() for kind, among in groups.items()}

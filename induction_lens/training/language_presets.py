@@ -54,6 +54,10 @@ class LanguagePreset:
     loss_mask: LossMask | None = None
     """Which tokens count in the loss; None: all."""
 
+    def steps_of(self, n_tokens: int) -> int:
+        """Updates in a run of about so many training tokens, BOS included."""
+        return max(1, round(n_tokens / (self.batch_size * self.seq_len)))
+
     def snapshot_steps(self, n_steps: int) -> tuple[int, ...]:
         """The steps of a run of this length that are kept: about 24, most of them evenly spaced."""
         return snapshot_steps(n_steps, 24, early=4)

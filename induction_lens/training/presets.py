@@ -34,11 +34,12 @@ from induction_lens.locks import locked
 from induction_lens.metrics import icl_score, per_token_loss, short_cuts
 from induction_lens.models import best_device, check_device, device_of, weights_hash
 from induction_lens.seals import read_tensors, write_json, write_tensors
-from induction_lens.toys.model import ToyConfig, build_toy, toy_config
-from induction_lens.toys.snapshots import TOKENIZER, write_snapshot
+from induction_lens.toys.model import ToyConfig, build_toy, set_weights, toy_config
+from induction_lens.toys.snapshots import TOKENIZER, round_weights, write_snapshot
 from induction_lens.training.clamp import Clamp
-from induction_lens.training.loop import TrainingRun, snapshot_steps, train
+from induction_lens.training.loop import Batches, TrainingRun, snapshot_steps, train
 from induction_lens.training.loss_masks import Hapax, LossMask
+from induction_lens.training.mixtures import RUNS, TextMixture, answered, begun_with, first_weights
 from induction_lens.training.run_folder import refuse_other_run, training_in
 
 if TYPE_CHECKING:
@@ -69,6 +70,13 @@ class Preset:
     """What is knocked out during a part of the run."""
     loss_mask: LossMask | None = None
     """Which tokens count in the loss; None: all."""
+    mixture: TextMixture | None = None
+    """What is mixed with the text; None: nothing."""
+    begins_with: str | None = None
+    """The run that ships with the package whose last weights, and tokenizer, it begins with; None:
+    random weights, and a tokenizer that is learnt."""
+    dtype: torch.dtype = torch.float32
+    """Type that the weights are rounded to after training, and are written in."""
 
     def n_steps(self, n_tokens: int) -> int:
         """Steps in a run of about so many training tokens."""
@@ -166,6 +174,21 @@ FAMILY_PRESETS: dict[str, Preset] = {
 }
 """Models of several sizes, smallest first, by width and layers: they differ in the model alone."""
 
+MIXTURE_PRESETS: dict[str, Preset] = {
+    "toy-3l-mixture": Preset(
+        PHASE_PRESETS["phase-3l"].config,
+        "three layers, attention only, taught on text and on worked examples of tasks",
+        1_200_000,
+        batch_size=4,
+        prose=0.3,
+        mixture=TextMixture(),
+        begins_with="phase-3l-seed-0",
+        dtype=torch.float16,
+    ),
+}
+"""What is trained on text with other sequences. It begins with the weights of a run that ships,
+which has induction heads: from random weights they do not form here within 4.5M tokens."""
+
 _SMEARED = replace(PHASE_PRESETS["phase-1l-smeared"], n_tokens=2_000_000)
 MASKED_PRESETS: dict[str, Preset] = {
     "all-tokens": replace(_SMEARED, description="1 layer, smeared keys, on all tokens"),
@@ -178,7 +201,9 @@ MASKED_PRESETS: dict[str, Preset] = {
 """Two runs that differ in the tokens that count in the loss. Keys are smeared because the change
 then comes after 1M tokens."""
 
-ALL_PRESETS: Mapping[str, Preset] = ChainMap(MASKED_PRESETS, FAMILY_PRESETS, PHASE_PRESETS, PRESETS)
+ALL_PRESETS: Mapping[str, Preset] = ChainMap(
+    MIXTURE_PRESETS, MASKED_PRESETS, FAMILY_PRESETS, PHASE_PRESETS, PRESETS
+)
 """Every run that can be named."""
 
 
@@ -243,9 +268,15 @@ def train_preset(
         tokenizer, tokens = prepare_text(name, folder, n_tokens=n_tokens, **known)
         device = best_device() if device is None else device
         model = build_toy(config, device=device, tokenizer=tokenizer)
+        if preset.begins_with is not None:
+            set_weights(model, first_weights(preset.begins_with, tokenizer))
+        batches: Batches = tokens
+        if preset.mixture is not None:
+            sizes = {"batch_size": preset.batch_size, "seq_len": config.n_ctx}
+            batches = preset.mixture.batches(tokens, tokenizer, **sizes, seed=seed)
         run = train(
             model,
-            tokens,
+            batches,
             n_steps=n_steps,
             batch_size=preset.batch_size,
             # an H200 is 2.2 times as fast
@@ -258,7 +289,14 @@ def train_preset(
             progress=progress,
             seed=seed,
         )
-        write_snapshot(model, out / "model", step=run.n_steps, tokens_seen=run.tokens_seen)
+        round_weights(model, preset.dtype)
+        write_snapshot(
+            model,
+            out / "model",
+            step=run.n_steps,
+            tokens_seen=run.tokens_seen,
+            dtype=preset.dtype,
+        )
         card = {
             "name": name,
             "description": preset.description,
@@ -293,6 +331,11 @@ def prepare_text(
         ValueError: There is no such preset, too little text, or a file is damaged.
     """
     preset = _preset(name)
+    if preset.begins_with is not None and tokenizer is not None:
+        raise ValueError(
+            f"expected no tokenizer with {name}, which has that of the run it begins with, got "
+            "one; leave it out"
+        )
     folder = output_folder(folder)
     n_steps = preset.n_steps(_checked_n_tokens(preset, n_tokens))
     n_sequences = n_steps * preset.batch_size
@@ -321,6 +364,10 @@ def _card(model: Any, run: TrainingRun, preset: Preset, progress: bool) -> dict[
     text = "Python source: the standard library and installed packages"
     if preset.prose:
         text += f"; and, for {preset.prose:.0%} of the characters, their documentation"
+    if preset.mixture is not None:
+        text += f"; {preset.mixture}"
+    if preset.begins_with is not None:
+        text += f"; {begun_with(preset.begins_with)}"
     return {
         "layers": config.n_layers,
         "heads": config.n_heads,
@@ -330,6 +377,7 @@ def _card(model: Any, run: TrainingRun, preset: Preset, progress: bool) -> dict[
         "training_steps": run.n_steps,
         "training_text": text,
         **held_out(model, progress=progress),
+        **({} if preset.mixture is None else {"few_shot": answered(model)}),
         "seed": config.seed,
         "weights": weights_hash(model),
     }
@@ -403,6 +451,8 @@ def _make_text(
     if preset.prose:
         prose = _mixed(documents("train", kind="prose", roots=roots))
         texts = _interleaved(texts, prose, share=preset.prose)
+    if preset.begins_with is not None:
+        tokenizer = load_tokenizer(RUNS / TOKENIZER)
     if tokenizer is None:
         ends = accumulate(len(text) for text in texts)
         known = [text for text, end in zip(texts, ends, strict=True) if end <= TOKENIZER_CHARACTERS]

@@ -24,6 +24,7 @@ from induction_lens.models import InterventionError
 from induction_lens.reports.model import sentences
 from induction_lens.reports.training import sentences as training_sentences
 from induction_lens.reports.training import training_report
+from induction_lens.training.language_presets import train_language
 from induction_lens.training.loop import TrainingRun
 from induction_lens.training.presets import FAMILY_PRESETS, PHASE_PRESETS
 from tests.hf_folders import write_folder
@@ -280,6 +281,30 @@ def test_train_passes_its_options_on_and_says_what_it_did(monkeypatch, tmp_path)
     }
 
 
+def test_train_takes_languages_as_it_takes_text(tmp_path):
+    out = tmp_path / "chains"
+    arguments = ("train", "--preset", "markov", "--tokens", 6000, "--seed", 1, "--out", out)
+    result = _run(*arguments)
+    assert "Trained markov for 3 steps, 6,240 tokens" in result.stdout
+    assert f"Next: induction-lens heads {out / 'model'}" in result.stdout
+    again = train_language("markov", tmp_path / "python", n_steps=3, seed=1, progress=False)
+    told = json.loads(_run(*arguments, "--json").stdout)
+    assert told["last_loss"] == float(again.losses[-1])
+    assert [Path(one).name for one in told["snapshots"]] == [
+        snapshot.path.name for snapshot in again.snapshots
+    ]
+    result = _run(*arguments[:3], "--text", tmp_path)
+    assert result.exit_code == 2
+    assert "expected --text with a preset that is trained on text, got it with markov" in (
+        result.stderr
+    )
+    for arguments in (("--seed", 2), ("--tokens", 9000)):  # another run is in the folder
+        result = _run("train", "--preset", "markov", "--out", out, *arguments)
+        assert result.exit_code == 2
+        assert result.stderr.startswith("error: expected the checkpoint of this run, got ")
+    assert "alphabets-clamped-late" in _run("train", "--help").stdout.replace("\n", "")
+
+
 def test_all_presets_are_trained_into_one_folder(monkeypatch, tmp_path):
     asked = {}
 
@@ -524,6 +549,7 @@ def test_where_nothing_can_be_written_is_found_before_the_work(models, monkeypat
         (cli.training, "training_report"),
         (cli.training, "reproduce"),
         (cli.training, "train_preset"),
+        (cli.training, "train_language"),
     ):
         monkeypatch.setattr(module, name, work)
     options = {"dynamics": ["--shipped"], "train": ["--preset", "toy-1l"]}.get(command, [])
@@ -625,6 +651,7 @@ def test_no_color_means_no_escape_codes(monkeypatch):
         ("induction-lens family toy-2l toy-2l-n", ["toy-2l-narrow"]),
         ("induction-lens compare toy-2l toy-1l-", ["toy-1l-smeared"]),
         ("induction-lens train --preset family-96", None),
+        ("induction-lens train --preset mark", ["markov"]),
         ("induction-lens track EleutherAI/pythia-160m-d", ["EleutherAI/pythia-160m-deduped"]),
     ],
 )

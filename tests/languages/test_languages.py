@@ -11,7 +11,10 @@ from induction_lens.languages import (
     InterleavedChains,
     MarkovChains,
     Mixture,
+    Packed,
     RepeatedBigrams,
+    SolvedLanguage,
+    Text,
     TwoAlphabets,
     WordClasses,
 )
@@ -251,13 +254,55 @@ def test_a_mixture_takes_whole_sequences_from_each():
     assert float((which == 0).double().mean()) == pytest.approx(0.75, abs=0.06)
     parts[0].optimal_loss(tokens[which == 0])  # they are of the language, or it would raise
     parts[1].optimal_loss(tokens[which == 1])
-    with pytest.raises(ValueError, match="got a mixture"):
-        mixture.optimal_loss(tokens)
+    assert not isinstance(mixture, SolvedLanguage)
     for wrong in ([1.0], [1.0, 0.0]):
         with pytest.raises(ValueError, match="a weight above zero"):
             Mixture(parts, weights=wrong)
     with pytest.raises(ValueError, match="at least one language"):
         Mixture([])
+
+
+def test_short_sequences_are_packed_whole():
+    chains = MarkovChains(n_states=3)
+    tokens = Packed(chains, 4).sample(5, seq_len=10, seed=1)
+    assert tokens.shape == (5, 10)
+    assert (tokens == 0).nonzero()[:, 1].unique().tolist() == [0, 4, 8]
+    for start in (0, 4):  # or it would raise
+        chains.optimal_loss(tokens[:, start : start + 4])
+    assert not tokens[:, 1:4].equal(tokens[:, 5:8])
+    assert Packed(chains, 4).d_vocab == 4
+    with pytest.raises(ValueError, match="expected piece to be"):
+        Packed(chains, 1)
+
+
+def test_text_is_drawn_row_by_row_and_nobody_knows_its_best_predictor():
+    rows = torch.tensor([[0, 3, 1, 0], [0, 2, 2, 2], [0, 1, 0, 3]], dtype=torch.int32)
+    text = Text(rows, 4)
+    tokens = text.sample(600, seq_len=4, seed=1)
+    counts = [int((tokens == row).all(1).sum()) for row in rows]
+    assert sum(counts) == 600
+    assert min(counts) > 150
+    assert text.sample(5, seq_len=3).equal(text.sample(5, seq_len=4)[:, :3])
+    assert not isinstance(text, SolvedLanguage)
+    with pytest.raises(ValueError, match="at most 4 tokens in a sequence of this text, got 5"):
+        text.sample(1, seq_len=5)
+    copies = Copies(n_letters=3, length=2)
+    mixture = Mixture([text, copies], weights=[1.0, 1.0])
+    drawn, which = mixture.sample(50, seq_len=4, seed=2), mixture.parts(50, seed=2)
+    assert (drawn[which == 0][:, None] == rows).all(2).any(1).all()
+    copies.optimal_loss(drawn[which == 1])
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Text(torch.tensor([[1, 2]]), 3), "sequences that begin with BOS"),
+        (lambda: Text(torch.tensor([[0, 2]]), 2), "token ids from 0 to 1, got 0 to 2"),
+    ],
+)
+def test_other_tokens_are_no_text(make, said):
+    with pytest.raises(ValueError, match=said):
+        make()
 
 
 @pytest.mark.parametrize(

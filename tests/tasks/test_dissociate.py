@@ -115,6 +115,36 @@ def test_tables_and_figure(found, tmp_path):
     assert "pattern" in repr(found)
 
 
+def test_a_page_is_written_whole_or_not_at_all(found, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    save_dissociation(found, out, same=_same())
+    names = {"index.html", *(f"{name}.csv" for name in ("sets", "tasks", "scores"))}
+    assert {path.name for path in out.iterdir()} == names | {"same-heads.csv", "correlations.csv"}
+    save_dissociation(found, out)  # no table of the earlier one stays beside it
+    assert {path.name for path in out.iterdir()} == names
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    def broken(*arguments, **options):
+        raise RuntimeError("no page")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("induction_lens.reports.dissociation.dissociation_page", broken)
+        for folder in (out, tmp_path / "new"):
+            with pytest.raises(RuntimeError, match="no page"):
+                save_dissociation(found, folder)
+    assert not (tmp_path / "new").exists()
+
+    def cut_off(source, target):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:  # the file is there, under its temporary name
+        patched.setattr("induction_lens.files.os.replace", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            save_dissociation(found, out)
+    found_after = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    assert {name: found_after[name] for name in names} == before
+
+
 def test_a_model_that_can_nothing_has_no_heads_of_any_kind():
     config = il.toys.ToyConfig(n_layers=2, d_model=32, n_heads=3, d_head=8, d_vocab=29, n_ctx=41)
     model = il.toys.build_toy(config, device="cpu")

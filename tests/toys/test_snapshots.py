@@ -36,6 +36,27 @@ def tokenizer():
     return train_tokenizer(["def f(x):\n    return x\n" * 9], vocab_size=270)
 
 
+def test_rounded_weights_are_written_in_their_type_and_others_refused(model, tmp_path):
+    options = {"step": 1, "tokens_seen": 2, "dtype": torch.float16}
+    with pytest.raises(ValueError, match=r"holds exactly, got others in .*; call round_weights"):
+        snapshots.write_snapshot(model, tmp_path / "exact", **options)
+    assert not (tmp_path / "exact").exists()
+    exact = {name: weight.clone() for name, weight in toy_weights(model).items()}
+    snapshots.round_weights(model, torch.float16)
+    rounded = {name: weight.clone() for name, weight in toy_weights(model).items()}
+    for name, weight in exact.items():
+        assert torch.equal(rounded[name], weight.half().float())
+    assert any(not torch.equal(rounded[name], weight) for name, weight in exact.items())
+    snapshots.write_snapshot(model, tmp_path / "half", **options)
+    snapshots.write_snapshot(model, tmp_path / "whole", step=1, tokens_seen=2)
+    sizes = [(tmp_path / name / snapshots.WEIGHTS).stat().st_size for name in ("half", "whole")]
+    n_weights = sum(weight.numel() for weight in rounded.values())
+    assert sizes[1] - sizes[0] == pytest.approx(2 * n_weights, rel=0.05)
+    again = toy_weights(snapshots.load(tmp_path / "half", device="cpu"))
+    assert all(weight.dtype == torch.float32 for weight in again.values())
+    assert all(torch.equal(again[name], weight) for name, weight in rounded.items())
+
+
 def test_a_snapshot_comes_back_the_same_in_every_class(model, implementation, tmp_path):
     saved = snapshots.save(model, tmp_path, step=7, tokens_seen=119, extra={"loss": 2.5})
     assert (saved.step, saved.tokens_seen, saved.extra) == (7, 119, {"loss": 2.5})

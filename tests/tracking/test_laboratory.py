@@ -15,8 +15,8 @@ DOCS = Path(__file__).parents[2] / "docs"
 TOLD = json.loads((DOCS / "arguments" / "laboratory.json").read_text(encoding="utf-8"))
 
 
-def _script() -> Any:
-    spec = importlib.util.spec_from_file_location("w", DOCS / "scripts" / "write_arguments.py")
+def _script(name: str = "write_arguments") -> Any:
+    spec = importlib.util.spec_from_file_location("w", DOCS / "scripts" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -49,6 +49,32 @@ def test_means_are_those_of_three_seeds_whose_runs_ship(name):
         kind = "new" if name.startswith("alphabets") else "all"
         gap = float(run.loss(kind)[-1]) - run.references["optimal"][kind]
         assert gap == pytest.approx(row[of], abs=0.15)  # other sequences than those of the end
+
+
+@pytest.mark.parametrize(
+    ("name", "presets", "kind"),
+    [
+        ("alphabets", ["alphabets"], "new"),
+        ("clamped", ["alphabets", "alphabets-clamped", "alphabets-clamped-late"], "new"),
+        ("markov", ["markov"], "all"),
+    ],
+)
+def test_figures_end_where_the_runs_do_and_are_small(name, presets, kind):
+    figure = _script("figures")._of_laboratory(name)
+    assert len(figure.json) < 300_000
+    drawn = json.loads(figure.json)
+    ends = {round(line["y"][-1], 6) for line in drawn["data"] if len(line["x"]) > 1}
+    for preset in presets:
+        how = "-under-clamp" if preset == "alphabets-clamped" else ""
+        for seed in range(3):
+            file = DOCS / "arguments" / "laboratory" / f"{preset}-seed-{seed}{how}.safetensors"
+            run = LanguageTrajectory.read(file)
+            last = float(run.losses[kind][-1].nanmean()) - run.references["optimal"][kind]
+            assert round(last, 6) in ends
+    heights = sorted(line["y0"] for line in drawn["layout"]["shapes"])
+    lesser = "unigram" if name == "markov" else "letters"
+    optimal = run.references["optimal"][kind]
+    assert heights == pytest.approx([0, run.references[lesser][kind] - optimal])
 
 
 def test_seeds_needed_by_hand():

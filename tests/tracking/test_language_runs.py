@@ -12,7 +12,12 @@ from induction_lens.languages import Copies, InterleavedChains, MarkovChains, Tw
 from induction_lens.models import toy_weights
 from induction_lens.toys.forward import Cut, toy_logits
 from induction_lens.toys.model import ToyConfig
-from induction_lens.tracking import LanguageTrajectory, language_detectors, track_language
+from induction_lens.tracking import (
+    LanguageTrajectory,
+    language_detectors,
+    plot_gaps,
+    track_language,
+)
 from induction_lens.training import Clamp, LanguagePreset, train_language
 
 LANGUAGE = TwoAlphabets(n_letters=7, length=5)
@@ -135,6 +140,43 @@ def test_it_is_saved_and_read_as_it_is(found, tmp_path):
         LanguageTrajectory.read(file)
 
 
+def test_gaps_are_what_is_left_to_the_best_predictor(found):
+    losses = {"all": torch.tensor([[3.0, 5.0], [2.5, 1.5], [1.0, float("nan")]])}
+    known = {"optimal": {"all": 0.5}, "letters": {"all": 1.25}}
+    steps = torch.tensor([0, 3, 7])
+    sizes = {"steps": steps, "tokens_seen": 10 * steps, "composed": found.composed[:3]}
+    groups = {
+        name: {key: values[:3] for key, values in getattr(found, name).items()}
+        for name in ("scores", "distances")
+    }
+    made = replace(found, losses=losses, references=known, **sizes, **groups)
+    assert made.gap().tolist() == [3.5, 1.5, 0.5]
+    assert made.reference_gaps() == {"optimal": 0.0, "letters": 0.75}
+    part = made.between(3, 7)
+    assert part.steps.tolist() == [3, 7]
+    assert part.gap().tolist() == [1.5, 0.5]
+    for one in (part.tokens_seen, part.composed, *part.scores.values(), *part.distances.values()):
+        assert len(one) == 2
+    with pytest.raises(ValueError, match=r"between the steps 1 and 2, got those of \[0, 3, 7\]"):
+        made.between(1, 2)
+    figure = plot_gaps({"free": [made, part], "held": [made.between(0, 0)]})
+    lines = [(list(one.x), list(one.y), one.name, one.showlegend) for one in figure.data]
+    assert lines == [
+        ([0, 3, 7], [3.5, 1.5, 0.5], "free", True),
+        ([3, 7], [1.5, 0.5], "free", False),
+        ([0], [3.5], "held", True),
+    ]
+    assert figure.data[0].line.color == figure.data[1].line.color != figure.data[2].line.color
+    assert [line.y0 for line in figure.layout.shapes] == [0.0, 0.75]
+    assert [note.text for note in figure.layout.annotations] == ["optimal", "letters"]
+    assert list(plot_gaps(made).data[0].y) == [3.5, 1.5, 0.5]
+    for wrong in ({}, {"free": []}):
+        with pytest.raises(ValueError, match="expected runs to be at least one run, got none"):
+            plot_gaps(wrong)
+    with pytest.raises(ValueError, match="expected kind to be"):
+        plot_gaps(made, "letters")
+
+
 def test_learnt_at_is_where_the_loss_stays_below(found):
     losses = torch.tensor([3.0, 0.5, 2.0, 0.4, 0.3, 0.4])[:, None]
     made = replace(found, steps=torch.tensor([0, 1, 2, 4, 8, 9]), losses={"all": losses})
@@ -168,6 +210,7 @@ def test_detectors_of_chains_find_what_followed_the_state_that_the_next_depends_
     [
         ({"language": Copies(n_letters=40)}, "expected a language of at most 15 tokens"),
         ({"language": "copies"}, "expected language to be"),
+        ({"language": il.languages.Mixture([LANGUAGE])}, "the best predictor is not known"),
         ({"n_sequences": 1}, "expected n_sequences to be"),
         ({"seq_len": 20}, "expected seq_len to be"),
         ({"seed": 2**20}, "expected seed to be"),
