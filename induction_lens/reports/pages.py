@@ -114,7 +114,7 @@ def page_folder(folder: str | Path) -> Path:
 def write_page(folder: Path, html: str, tables: Mapping[str, pd.DataFrame | None]) -> Path:
     """Write tables as `NAME.csv`, and then the page beside them; the path of the page.
 
-    A table that is None this time is taken away: it would be that of an earlier page.
+    Where a table is None, that of an earlier page in the folder is removed.
     """
     for name, table in tables.items():
         path = folder / f"{name}.csv"

@@ -117,7 +117,7 @@ class TrainingReport(TrainingFindings):
         }
         if written is not None:
             save_pictures(page.figures(self), folder, written)
-        tables = {name: frame for name, frame in frames.items() if not frame.empty}
+        tables = {name: None if frame.empty else frame for name, frame in frames.items()}
         return write_page(folder, self.to_html(), tables)
 
     def __repr__(self) -> str:
