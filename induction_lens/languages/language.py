@@ -160,7 +160,7 @@ class Packed(Language):
     Examples:
         >>> language = il.languages.Packed(il.languages.Copies(n_letters=8, length=3), 5)
         >>> language.sample(1, seq_len=12).tolist()
-        [[0, 3, 4, 5, 3, 0, 5, 2, 6, 6, 0, 1]]
+        [[0, 3, 4, 5, 5, 0, 5, 6, 7, 5, 0, 3]]
     """
 
     language: Language
