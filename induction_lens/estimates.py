@@ -165,7 +165,8 @@ def bounded_mean(
 
     As `bootstrap_mean`, with an interval within the bounds. Of zeros and ones, each a unit of its
     own, it is the exact binomial one (Clopper and Pearson 1934). Where all values are equal, there
-    may still be others: as many of them as the binomial allows, at the bounds.
+    may still be others: as many of them as the binomial allows, at the bounds. Where most are at
+    one bound, as many may be at the other.
 
     Args:
         values: One number a sequence, or an item.
@@ -192,13 +193,21 @@ def bounded_mean(
         and bool(((values == 0) | (values == 1)).all())
     ):
         low, high = _binomial(int(values.sum()), len(values), confidence)
-    elif bool((values == first).all()):
+    else:
         n_units = len(values) if documents is None else len(documents.unique())
-        others = _binomial(0, n_units, confidence)[1]
-        low = first - others * (first - least)
-        high = first + others * (most - first)
+        unseen = _binomial(0, n_units, confidence)[1]
+        all_equal = bool((values == first).all())
+        low, high = (first, first) if all_equal else (low, high)  # also of a single one
+        if all_equal or _most_are(values, most):
+            low = min(low, found.value - unseen * (found.value - least))
+        if all_equal or _most_are(values, least):
+            high = max(high, found.value + unseen * (most - found.value))
     within = {"low": max(low, least), "high": min(high, most)}
     return dataclasses.replace(found, **within, unit="ratio")
+
+
+def _most_are(values: Float[Tensor, " batch"], bound: float) -> bool:
+    return 2 * int((values == bound).sum()) > len(values)
 
 
 def _binomial(n_right: int, n: int, confidence: float) -> tuple[float, float]:
@@ -233,7 +242,7 @@ def ratio_of_means(
 
     The interval holds the ratios `r` for which the mean of `numerator - r * denominator` is not
     told from zero. Where the denominator's mean is not told from zero itself there is no bounded
-    one, and the ends are infinite.
+    one, and the ends are infinite; where it is zero, the ratio is NaN.
     """
     import numpy as np
     from scipy.special import stdtrit
@@ -245,7 +254,8 @@ def ratio_of_means(
     ends = (-math.inf, math.inf)
     n_documents = None if documents is None else n_units
     of_all = (len(numerator), confidence, "ratio", n_documents)
-    unbounded = Estimate(mean_top / mean_bottom, *ends, *of_all)
+    ratio = mean_top / mean_bottom if mean_bottom else math.nan
+    unbounded = Estimate(ratio, *ends, *of_all)
     if n_units < 2:
         return unbounded
     changes = _without_each(np.stack([top, bottom]), sizes)
@@ -258,7 +268,7 @@ def ratio_of_means(
         return unbounded
     root = math.sqrt(max(0.0, middle**2 - square * (mean_top**2 - var_top)))
     ends = ((middle - root) / square, (middle + root) / square)
-    return Estimate(mean_top / mean_bottom, *ends, *of_all)
+    return Estimate(ratio, *ends, *of_all)
 
 
 def difference_of(first: Estimate, second: Estimate) -> Estimate:

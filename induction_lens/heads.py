@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard, Union, get_args
 
@@ -326,6 +326,21 @@ class HeadScores(Result):
 
     def _repr_html_(self) -> str:
         return self.to_frame().round(3).to_html(index=False)
+
+
+def unmeasured(scores: HeadScores, note: str) -> HeadScores:
+    """The same scores where nothing was measured: NaN for every head, and why."""
+    nothing = torch.full_like(scores.values, math.nan)
+    return replace(
+        scores,
+        values=nothing,
+        null=None if scores.null is None else nothing,
+        sem=nothing,
+        over_null_sem=None,
+        n_sequences=None,
+        uniform=None,
+        note=note,
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,18 +24,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from induction_lens import checks
 from induction_lens.estimates import N_RESAMPLES, Estimate, bootstrap_mean
 from induction_lens.models import (
+    Mask,
     Model,
     Sequences,
     Tokens,
     batch_size_for,
     device_of,
     first_nan_layer,
+    mask_of,
     run,
     sequences_of,
     units_of,
@@ -64,7 +66,7 @@ def per_token_loss(
     model: Model,
     tokens: Tokens,
     *,
-    mask: Int[Tensor, "_ _"] | Bool[Tensor, "_ _"] | None = None,
+    mask: Mask | None = None,
     batch_size: int | None = None,
     progress: bool = True,
 ) -> Float[Tensor, "batch pos"]:
@@ -320,7 +322,7 @@ def icl_score(
     confidence: float = 0.95,
     n_resamples: int = N_RESAMPLES,
     seed: int = 0,
-    mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | None = None,
+    mask: Mask | None = None,
 ) -> Estimate:
     """The in-context learning score: mean over sequences of `loss[late] - loss[early]`, in nats.
 
@@ -383,7 +385,7 @@ def _units(documents: Any, losses: Tensor, late: int) -> Int[Tensor, " batch"] |
     return units_of(documents, late)
 
 
-def _from_first_token(losses: Any, mask: Tensor | None) -> Any:
+def _from_first_token(losses: Any, mask: Any) -> Any:
     """Losses whose columns count from the first token of each sequence, NaN after the last.
 
     Raises:
@@ -402,6 +404,10 @@ def _from_first_token(losses: Any, mask: Tensor | None) -> Any:
                 f"column {int(first[row])}, as with padding on the left; pass mask=attention_mask"
             )
         return losses
+    mask = mask_of(mask)
+    if not isinstance(mask, Tensor) or mask.shape != losses.shape:
+        condition = f"zeros and ones of shape {list(losses.shape)}, like losses"
+        raise checks.refuse("mask", condition, mask, "pass that of per_token_loss")
     starts = (mask.to(losses.device) != 0).int().argmax(1)
     n_pos = losses.shape[1]
     columns = starts[:, None] + torch.arange(n_pos, device=losses.device)

@@ -13,6 +13,7 @@ results are those of this package, found by name.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -231,12 +232,21 @@ def _check_free(folder: Path) -> None:
             f"a folder of JSON and Parquet, so leave {folder.suffix} out"
         )
     there = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
-    others = sorted(name for name in there - {RESULT} if not name.endswith(".parquet"))
+    others = sorted(there - {RESULT} - _tables_in(folder, there))
     if there and (others or RESULT not in there):
         raise ValueError(
             f"expected a new folder or one of a saved result, got {folder}, which holds "
             f"{(others or sorted(there))[0]}; name another folder, such as {folder / 'result'}"
         )
+
+
+def _tables_in(folder: Path, there: set[str]) -> set[str]:
+    """Which files are the tables of the result in a folder: all that may be, if it is damaged."""
+    try:
+        content = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        return set(content["tables"])
+    except (OSError, *_BROKEN):
+        return {name for name in there if name.endswith(".parquet")}
 
 
 def _tables(packed: Packed) -> dict[str, list[str]]:

@@ -88,6 +88,31 @@ def test_one_document_says_nothing_of_others():
     assert standard_error(torch.arange(5).float(), one).isnan()
 
 
+def test_values_at_a_bound_leave_room_for_others_at_the_other():
+    """A worse value must not make the interval better."""
+    right = torch.ones(16).double()
+    nearly = right.clone()
+    nearly[3] = 2 / 3
+    assert bounded_mean(nearly).low < bounded_mean(right).low < 0.8
+    assert bounded_mean(1 - nearly).high == pytest.approx(1 - bounded_mean(nearly).low)
+    one = bounded_mean(right[:1], least=-1.0)
+    assert (one.low, one.high) == pytest.approx((-0.95, 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [5, 16, 40])
+def test_intervals_of_scores_that_are_mostly_right_cover(n):
+    """F1 of a model that is right most of the time, and now and then quite wrong."""
+    generator = torch.Generator().manual_seed(n)
+    scores, shares = torch.tensor([0, 2 / 3, 1]).double(), torch.tensor([0.05, 0.1, 0.85])
+    truth, covered = float((scores * shares).sum()), 0
+    for _ in range(300):
+        drawn = torch.multinomial(shares, n, replacement=True, generator=generator)
+        found = bounded_mean(scores[drawn])
+        covered += found.low <= truth <= found.high
+    assert covered >= 0.93 * 300
+
+
 def test_a_ratio_of_means_has_fiellers_interval():
     """The ends are the ratios at which a t test of `top - ratio * bottom` just rejects."""
     generator = torch.Generator().manual_seed(2)
@@ -101,6 +126,9 @@ def test_a_ratio_of_means_has_fiellers_interval():
     doubled = ratio_of_means(top.repeat(2), bottom.repeat(2), documents=torch.arange(20).repeat(2))
     assert (doubled.low, doubled.high) == pytest.approx((found.low, found.high), abs=1e-12)
     assert ratio_of_means(top, bottom - 1).high == math.inf
+    of_nothing = ratio_of_means(top, torch.zeros_like(top))
+    assert math.isnan(of_nothing.value)
+    assert (of_nothing.low, of_nothing.high) == (-math.inf, math.inf)
 
 
 @pytest.mark.parametrize("clustered", [False, True])

@@ -16,6 +16,7 @@ import induction_lens as il
 from induction_lens import models, results, seals
 from induction_lens.models.provenance import known_weights_hash
 from induction_lens.packing import pack, same, unpack
+from induction_lens.toys import ToyConfig, build_toy
 
 OPTIONS = {"early": 20, "late": 60}
 
@@ -317,6 +318,24 @@ def test_weights_of_large_models_are_hashed_again_where_they_changed(model, monk
         weight.mul_(1)
     assert known_weights_hash(model) == first
     assert len(times) == 4
+
+
+def test_weights_made_for_inference_are_hashed_too(monkeypatch):
+    monkeypatch.setattr("induction_lens.models.provenance._EXACT", 0)
+    config = ToyConfig(n_layers=1, d_model=24, n_heads=3, d_head=8, d_vocab=31, n_ctx=16)
+    usual = build_toy(config, device="cpu")
+    with torch.inference_mode():
+        model = build_toy(config, device="cpu")
+    assert known_weights_hash(model) == known_weights_hash(usual)
+    assert il.score_heads(model, detectors=["copying_weights"]).provenance.weights is not None
+
+
+def test_tables_of_others_in_its_folder_are_not_replaced(found, tmp_path):
+    found["HeadScores"].save(tmp_path / "kept")
+    (tmp_path / "kept" / "mine.parquet").write_text("mine")
+    with pytest.raises(ValueError, match=r"a new folder or one of a saved result.*mine\.parquet"):
+        found["HeadScores"].save(tmp_path / "kept")
+    assert (tmp_path / "kept" / "mine.parquet").read_text() == "mine"
 
 
 def test_only_a_saved_result_is_replaced(found, saved, tmp_path):

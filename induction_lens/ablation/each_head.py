@@ -7,8 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
-from torch import Tensor
 
 from induction_lens import checks
 from induction_lens.ablation.allocation import FIRST_PART, UntilDecided
@@ -21,7 +19,7 @@ from induction_lens.ablation.sweep import Job
 from induction_lens.estimators import Estimator, Losses
 from induction_lens.heads import Head, HeadScores
 from induction_lens.metrics import Positions
-from induction_lens.models import Model, Tokens, provenance_of, shape
+from induction_lens.models import Mask, Model, Tokens, provenance_of, shape
 
 
 def ablate_each_head(
@@ -29,7 +27,7 @@ def ablate_each_head(
     tokens: Tokens,
     *,
     method: AblationMethod | Method | str = "mean",
-    mask: Int[Tensor, "_ _"] | Bool[Tensor, "_ _"] | None = None,
+    mask: Mask | None = None,
     seed: int = 0,
     early: int = 50,
     late: int = 500,

@@ -14,7 +14,7 @@ from induction_lens.ablation.hooks import Ablation
 from induction_lens.ablation.sweep import Job, ablation_losses
 from induction_lens.estimators import MATCHED_TARGET, ICLEstimator, Losses, as_estimator
 from induction_lens.metrics import Positions, check_positions
-from induction_lens.models import Model, Sequences, Tokens, sequences_of
+from induction_lens.models import Mask, Model, Sequences, Tokens, sequences_of
 
 CONTROL_MARGIN = 15
 """Controls are measured at positions this near to both positions of the ICL score."""
@@ -38,7 +38,7 @@ class MeasuredText:
         cls,
         model: Model,
         tokens: Tokens,
-        mask: Tensor | None,
+        mask: Mask | None,
         *,
         where: Positions,
         estimator: ICLEstimator | str | None,

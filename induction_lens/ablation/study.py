@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from induction_lens import checks
@@ -45,7 +45,7 @@ from induction_lens.estimators import (
 )
 from induction_lens.heads import Head, HeadLike, parse_heads
 from induction_lens.metrics import Positions, check_positions
-from induction_lens.models import Model, Tokens, provenance_of, shape, units_of
+from induction_lens.models import Mask, Model, Tokens, provenance_of, shape, units_of
 from induction_lens.packing import packable
 from induction_lens.results import Provenance, Result, with_model
 from induction_lens.style import Theme, themed
@@ -226,7 +226,7 @@ def ablate(
     tokens: Tokens,
     *,
     method: AblationMethod | Method | str = "mean",
-    mask: Int[Tensor, "_ _"] | Bool[Tensor, "_ _"] | None = None,
+    mask: Mask | None = None,
     n_controls: int = 20,
     seed: int = 0,
     early: int = 50,
@@ -302,7 +302,7 @@ def ablate_by_methods(
     *,
     methods: Methods = METHODS,
     controlled: Methods | None = None,
-    mask: Int[Tensor, "_ _"] | Bool[Tensor, "_ _"] | None = None,
+    mask: Mask | None = None,
     n_controls: int = 20,
     seed: int = 0,
     early: int = 50,

@@ -11,9 +11,14 @@ From activations (Olsson et al. 2022, "Head activation evaluators"):
 4. `f` is rescaled to [-1, 1], so that 0 is no preference: with `m` distinct tokens, chance is
    `c = 1/m`, and the score is `(f - c) / (1 - c)` above chance, `(f - c) / c` below.
 
+Architectures that norm, gate or clip what heads put out, before or after `W_O`, add something else
+than attention times values (`models.unlike_written`): nothing is measured there.
+
 From weights (Elhage et al. 2021, "Copying / primitive ICL"): the eigenvalues of `W_E W_OV W_U`,
 found as those of the small matrix `W_O W_U W_E W_V`; the score is the sum of their real parts over
 the sum of their magnitudes, in [-1, 1]. Norms enter by their weights and centring, not their scale.
+`W_U` is centred over the vocabulary: what is added to all logits alike changes no prediction, and
+no score.
 """
 
 from __future__ import annotations
@@ -22,9 +27,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from induction_lens.detectors.detector import CopyingDetector
 from induction_lens.detectors.measure import ratio_and_error
 from induction_lens.detectors.registry import COPYING, COPYING_WEIGHTS
-from induction_lens.heads import HeadScores
+from induction_lens.heads import HeadScores, unmeasured
 from induction_lens.models import (
     FINAL_SCALE,
     HookFunction,
@@ -36,6 +42,7 @@ from induction_lens.models import (
     remembered,
     shape,
     unembedding,
+    unlike_written,
     value_weights,
 )
 
@@ -44,11 +51,13 @@ class CopyingMass:
     """Reduces every layer to the positive logit mass on attended and on all sample tokens."""
 
     def __init__(self, model: Model, tokens: Int[Tensor, "batch pos"]) -> None:
-        """Measure copying on these tokens, BOS at position 0."""
+        """Measure copying on these tokens, BOS at position 0.
+
+        It is for models whose heads add attention times values (`models.unlike_written`).
+        """
         self._model = model
         self._shape = shape(model)
-        W_U = unembedding(model).float()
-        self._W_U = W_U - W_U.mean(dim=1, keepdim=True)
+        self._W_U = _centred_unembedding(model)
         sizes = (self._shape.n_layers, self._shape.n_heads, len(tokens))
         self._attended = torch.zeros(sizes, dtype=torch.float64, device="cpu")
         self._all = torch.zeros(sizes, dtype=torch.float64, device="cpu")
@@ -101,8 +110,7 @@ class CopyingMass:
         self, layer: int, value: Float[Tensor, "batch pos kv_head d_head"]
     ) -> tuple[Float[Tensor, "batch head key_pos"], Float[Tensor, "batch head key_pos"]]:
         """Positive logit mass of each source position: on its own token, and on all tokens."""
-        groups = self._shape.n_heads // value.shape[2]
-        value = value[:, 1:].repeat_interleave(groups, dim=2)
+        value = of_query_heads(value, self._shape.n_heads)[:, 1:]
         W_O = output_weights(self._model, layer).float()
         to_logits = torch.einsum("hed,bdm->bhem", W_O, self._readout)
         raised = torch.einsum("bkhe,bhem->bhkm", value, to_logits).relu()
@@ -157,11 +165,36 @@ def _distinct_tokens(
     return sample, kept, torch.stack([inverse for _, inverse in rows])
 
 
+def of_query_heads(
+    value: Float[Tensor, "batch pos kv_head d_head"], n_heads: int
+) -> Float[Tensor, "batch pos head d_head"]:
+    """Values for each query head: consecutive ones share those of a value head.
+
+    Raises:
+        ValueError: If they are not laid out like this.
+    """
+    if value.ndim != 4 or n_heads % value.shape[2]:
+        raise ValueError(
+            f"expected values of shape [batch, pos, head, d_head], with heads that divide "
+            f"{n_heads}, got {list(value.shape)}; leave copying out"
+        )
+    return value.repeat_interleave(n_heads // value.shape[2], dim=2)
+
+
+def _centred_unembedding(model: Model) -> Float[Tensor, "d_model d_vocab"]:
+    """`W_U` without what it adds to all logits alike."""
+    W_U = unembedding(model).float()
+    return W_U - W_U.mean(dim=1, keepdim=True)
+
+
 def copying_from_weights(model: Model) -> HeadScores:
     """The eigenvalue copying score of every head, in [-1, 1] (Elhage et al. 2021).
 
-    No forward pass is made. The embedding is taken as it is: what a first MLP layer does to it, in
+    The embedding is taken as it is: what a first MLP layer does to it, in
     models that have one, is left out.
+
+    All scores are NaN, and `note` says why, where heads do not add their attention times values to
+    the residual stream, which a pass over a few tokens shows.
 
     Raises:
         ValueError: If weights, or products of them, are not finite.
@@ -169,18 +202,28 @@ def copying_from_weights(model: Model) -> HeadScores:
     Examples:
         >>> scores = il.detectors.copying_from_weights(il.load("toy-2l"))
         >>> [(str(head), round(score, 2)) for head, score in scores.top(1)]
-        [('0.7', 0.51)]
+        [('0.7', 0.92)]
     """
+    reason = unlike_written(model, scaled=True)
+    if reason is not None:
+        return nothing_copied(model, COPYING_WEIGHTS, reason)
     values = remembered(model, COPYING_WEIGHTS.name, lambda: _shares_of_eigenvalues(model))
     name, unit = COPYING_WEIGHTS.name, COPYING_WEIGHTS.unit
     return HeadScores(name=name, values=values.clone(), unit=unit, ceiling=1.0)
+
+
+def nothing_copied(model: Model, detector: CopyingDetector, reason: str) -> HeadScores:
+    """Copying scores of a model in which they mean nothing: NaN, and why."""
+    sizes = shape(model)
+    values = torch.zeros(sizes.n_layers, sizes.n_heads, dtype=torch.float32, device="cpu")
+    return unmeasured(HeadScores(detector.name, values, unit=detector.unit, ceiling=1.0), reason)
 
 
 def _shares_of_eigenvalues(model: Model) -> Float[Tensor, "layer head"]:
     """The sum of the eigenvalues of each head's circuit over that of their sizes."""
     sizes = shape(model)
     # d_model x d_model once, rather than d_vocab wide for every head
-    token_overlap = unembedding(model).float() @ embedding(model).float()
+    token_overlap = _centred_unembedding(model) @ embedding(model).float()
     values = torch.zeros(sizes.n_layers, sizes.n_heads, dtype=torch.float32, device="cpu")
     for layer in range(sizes.n_layers):
         W_O = output_weights(model, layer).float()

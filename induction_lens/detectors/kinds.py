@@ -24,7 +24,7 @@ from induction_lens.detectors.registry import COPYING, INDUCTION
 from induction_lens.detectors.scoring import prompts, score_heads
 from induction_lens.detectors.targets import induction, two_token_match
 from induction_lens.detectors.token_copying import TOKEN_COPYING
-from induction_lens.heads import HeadScores
+from induction_lens.heads import HeadScores, unmeasured
 from induction_lens.models import Model, Sequences, bos_id, device_of, ordinary_ids, shape
 
 N_TOKENS = 6
@@ -102,6 +102,10 @@ class NGramHeads(HeadKind):
         "matches."
     )
     source: ClassVar[str] = NGRAM.source
+
+    def __post_init__(self) -> None:
+        """Check the number."""
+        checks.whole_number("n_sequences", self.n_sequences, least=1, most=10**6)
 
     def tokens(self, model: Model, *, seed: int = 0) -> Int[Tensor, "batch pos"]:
         """BOS, then up to 100 tokens, each drawn from six.
@@ -182,6 +186,10 @@ class AntiCopyingHeads(HeadKind):
             progress=progress,
         )
         matching, copying = table[INDUCTION.name], table[COPYING.name]
+        if copying.note is not None:
+            return dataclasses.replace(
+                unmeasured(matching, copying.note), name=self.name, unit="copying"
+            )
         assert matching.sem is not None
         assert copying.sem is not None
         assert matching.null is not None
@@ -210,6 +218,10 @@ class TokenCopyingHeads(HeadKind):
     title: ClassVar[str] = "Token-copying heads"
     caption: ClassVar[str] = TOKEN_COPYING.caption + " 1 for a perfect head; chance is 0."
     source: ClassVar[str] = TOKEN_COPYING.source
+
+    def __post_init__(self) -> None:
+        """Check the number."""
+        checks.whole_number("n_sequences", self.n_sequences, least=1, most=10**6)
 
     def score(self, model: Model, *, seed: int = 0, progress: bool = True) -> HeadScores:
         """As `HeadKind.score`."""

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal, TypeVar, get_args
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from induction_lens import checks
 from induction_lens.detectors.attention import TargetMass, measure_attention
-from induction_lens.detectors.copying import CopyingMass, copying_from_weights
+from induction_lens.detectors.copying import CopyingMass, copying_from_weights, nothing_copied
 from induction_lens.detectors.detector import AttentionDetector, CopyingDetector, Detector
 from induction_lens.detectors.measure import Measure, measure
 from induction_lens.detectors.registry import BUILT_IN, chosen_detectors
-from induction_lens.heads import HeadScores, ScoreTable
+from induction_lens.heads import HeadScores, ScoreTable, unmeasured
 from induction_lens.inputs.tokens import repeated_random_tokens, shuffled
 from induction_lens.models import (
+    Mask,
     Model,
     Tokens,
     checked_tokens,
@@ -30,6 +30,7 @@ from induction_lens.models import (
     run,
     sequences_of,
     shape,
+    unlike_written,
 )
 
 Attention = Literal["auto", "pattern", "streaming"]
@@ -41,7 +42,7 @@ def score_heads(
     *,
     tokens: Tokens | None = None,
     text: Tokens | None = None,
-    mask: Int[Tensor, "_ _"] | Bool[Tensor, "_ _"] | None = None,
+    mask: Mask | None = None,
     detectors: Sequence[Detector | str] | Detector | None = None,
     attention: Attention | str = "auto",
     shuffled_null: bool = True,
@@ -55,7 +56,8 @@ def score_heads(
     random order, finds what each head scores by position alone.
 
     Where the tokens ask nothing of a detector, such as induction of tokens of which none comes
-    twice, its scores are NaN, and its `note` says why.
+    twice, its scores are NaN, and its `note` says why; so are copying scores of architectures whose
+    heads do not add their attention times values to the residual stream, as where these are normed.
 
     Args:
         model: A hooked model.
@@ -112,6 +114,8 @@ def score_heads(
     on_tokens = [one for one in by_attention if one not in on_text]
     by_content = [one for one in by_attention if one.by_content]
     copies = any(isinstance(one, CopyingDetector) and not one.from_weights for one in chosen)
+    no_copying = unlike_written(model, scaled=True) if copies else None
+    copies = copies and no_copying is None
 
     look = partial(_look, model, attention, batch_size=batch_size, progress=progress)
     mass: TargetMass | None = None
@@ -136,6 +140,8 @@ def score_heads(
     def scores(detector: Detector) -> HeadScores:
         if isinstance(detector, CopyingDetector) and detector.from_weights:
             return copying_from_weights(model)
+        if isinstance(detector, CopyingDetector) and no_copying is not None:
+            return nothing_copied(model, detector, no_copying)
         if isinstance(detector, CopyingDetector):
             assert copying is not None
             return _if_measured(detector, copying.scores(), sequences)
@@ -166,19 +172,7 @@ def _if_measured(
         asked = groups[-1].shape[1] > 1
     if asked:
         return scores
-    nothing = torch.full_like(scores.values, math.nan)
-    note = f"{detector.unmeasured} in these sequences"
-    null = None if scores.null is None else nothing
-    return dataclasses.replace(
-        scores,
-        values=nothing,
-        null=null,
-        sem=nothing,
-        over_null_sem=None,
-        n_sequences=None,
-        uniform=None,
-        note=note,
-    )
+    return unmeasured(scores, f"{detector.unmeasured} in these sequences")
 
 
 def _look(

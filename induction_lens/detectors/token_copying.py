@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from induction_lens import checks
 from induction_lens.heads import HeadScores
 from induction_lens.metrics import batches
 from induction_lens.models import (
@@ -41,6 +42,7 @@ from induction_lens.models import (
     shape,
     tokenizer_of,
 )
+from induction_lens.models.encoding import encode
 
 ENTITIES = (2, 3, 4, 5)
 """Tokens in what is copied, each length as often as the others."""
@@ -91,8 +93,9 @@ class TokenCopying:
         """The sequences, one group for each length of entity.
 
         Raises:
-            ValueError: If the context, or the vocabulary, is too small.
+            ValueError: If the context, or the vocabulary, is too small, or there are no sequences.
         """
+        n_sequences = checks.whole_number("n_sequences", n_sequences, least=1)
         span = span_for(model)
         generator = torch.Generator().manual_seed(seed)
         for index, n_entity in enumerate(ENTITIES):
@@ -176,7 +179,7 @@ def copying_prompts(
     Of random ones the first token may be copied, of given ones the second.
     """
     ids = ordinary_ids(model)
-    orders = [torch.randperm(len(ids), generator=generator) for _ in range(n_rows)]
+    orders = [torch.randperm(len(ids), generator=generator, device="cpu") for _ in range(n_rows)]
     drawn = ids[torch.stack(orders)]
     first, other, spare = drawn[:, :span], drawn[:, span : 2 * span], drawn[:, 2 * span, None]
     if entities is not None:
@@ -198,7 +201,7 @@ def _newline(model: Model) -> int | None:
     tokenizer = tokenizer_of(model)
     if tokenizer is None:
         return None
-    ids = tokenizer("\n", add_special_tokens=False)["input_ids"]
+    [ids] = encode(["\n"], tokenizer)
     return ids[0] if len(ids) == 1 and ids[0] < shape(model).d_vocab else None
 
 

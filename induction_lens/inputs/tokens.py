@@ -18,10 +18,12 @@ from induction_lens.inputs import corpus, reading
 from induction_lens.inputs.data_sets import kept_tokens
 from induction_lens.inputs.reading import Source
 from induction_lens.models import (
+    Ids,
     Model,
     TextTokens,
     bos_id,
     device_of,
+    ids_of,
     model_name,
     ordinary_ids,
     shape,
@@ -136,7 +138,7 @@ def _lengths(
     return fewest + torch.cat(rounds)[:n_sequences]
 
 
-def shuffled(tokens: Int[Tensor, "batch pos"], *, seed: int = 0) -> Int[Tensor, "batch pos"]:
+def shuffled(tokens: Ids, *, seed: int = 0) -> Int[Tensor, "batch pos"]:
     """The same tokens in random order in every sequence, BOS left at position 0.
 
     Raises:
@@ -148,8 +150,7 @@ def shuffled(tokens: Int[Tensor, "batch pos"], *, seed: int = 0) -> Int[Tensor, 
         >>> mixed[0, 0].item(), sorted(mixed[0, 1:].tolist())
         (0, [5, 6, 7, 8, 9])
     """
-    remedy = "pass token ids, or see text_tokens"
-    tokens = checks.tensor("tokens", tokens, axes=("batch", "pos"), whole=True, remedy=remedy)
+    tokens = ids_of("tokens", tokens, remedy="pass token ids of one length, or see text_tokens")
     generator = _generator(seed)
     length = tokens.shape[1] - 1
     orders = torch.stack([_order(length, generator) for _ in tokens]) + 1

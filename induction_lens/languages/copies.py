@@ -41,9 +41,12 @@ class Copies(SolvedLanguage):
 
     def _sampled(self, n: int, seq_len: int, rng: torch.Generator) -> Int[Tensor, "batch pos"]:
         on = {"generator": rng, "device": "cpu"}
-        block = 1 + torch.rand(n, self.n_letters, **on).argsort(1)[:, : self.length]
+        block = (
+            1
+            + torch.rand(n, self.n_letters, dtype=torch.float32, **on).argsort(1)[:, : self.length]
+        )
         places = torch.randint(self.length, (n, seq_len), **on)
-        begins = torch.rand(n, seq_len, **on) < self.restart
+        begins = torch.rand(n, seq_len, dtype=torch.float32, **on) < self.restart
         read, place = [], torch.full((n,), self.length - 1, dtype=torch.long, device="cpu")
         for fresh, begin in zip(places.unbind(1), begins.unbind(1), strict=True):
             place = torch.where(begin | (place == self.length - 1), fresh, place + 1)

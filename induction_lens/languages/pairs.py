@@ -56,7 +56,7 @@ class WordClasses(SolvedLanguage):
             torch.randint(size, (n, n_items), generator=rng, device="cpu") for size in self._n_all
         )
         pairs = self._pairs(first, second)
-        scores = torch.rand(n, self.n_labels, generator=rng, device="cpu")
+        scores = torch.rand(n, self.n_labels, generator=rng, dtype=torch.float32, device="cpu")
         labels = scores.argsort(1).gather(1, pairs)
         starts = (1, 1 + self._n_all[0], 1 + sum(self._n_all))
         items = [x + start for x, start in zip((first, second, labels), starts, strict=True)]
@@ -131,8 +131,8 @@ class RepeatedBigrams(SolvedLanguage):
         partners = torch.randint(1, 1 + self.n_tokens, (n, self.n_triggers), **on)
         ordinary = torch.randint(1, 1 + self.n_tokens, (n, seq_len), **on)
         trigger = torch.randint(self.n_triggers, (n, seq_len), **on)
-        begins = torch.rand(n, seq_len, **on) < self.frequency
-        follows = torch.rand(n, seq_len, **on) < self.reliability
+        begins = torch.rand(n, seq_len, dtype=torch.float32, **on) < self.frequency
+        follows = torch.rand(n, seq_len, dtype=torch.float32, **on) < self.reliability
         tokens, after = ordinary.clone(), torch.zeros(n, dtype=torch.bool, device="cpu")
         for position in range(seq_len):
             now = begins[:, position] & ~after

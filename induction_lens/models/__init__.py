@@ -58,7 +58,7 @@ from induction_lens.models.pretrained import (
     load_pretrained,
 )
 from induction_lens.models.projections import AttentionInputs
-from induction_lens.models.prompts import whole_numbers
+from induction_lens.models.prompts import mask_of, whole_numbers
 from induction_lens.models.properties import (
     ModelShape,
     batch_size_for,
@@ -93,15 +93,25 @@ from induction_lens.models.rounding import has_bfloat16, rounded
 from induction_lens.models.run import Run, Whole
 from induction_lens.models.sequences import (
     FEWEST_DOCUMENTS,
+    Ids,
+    Mask,
     Sequences,
     TextTokens,
     Tokens,
+    ids_of,
     sequences_of,
     units_of,
 )
 from induction_lens.models.surroundings import undisturbed
 from induction_lens.models.write_checks import prove_writes_land
-from induction_lens.models.written import Readout, WrittenByHeads, heads_written, readout
+from induction_lens.models.written import (
+    Readout,
+    WrittenByHeads,
+    check_written,
+    heads_written,
+    readout,
+    unlike_written,
+)
 
 __all__ = [
     "FEWEST_DOCUMENTS",
@@ -113,9 +123,11 @@ __all__ = [
     "Call",
     "FusedAttention",
     "HookFunction",
+    "Ids",
     "InterventionError",
     "Layer",
     "LayerByLayer",
+    "Mask",
     "Model",
     "ModelShape",
     "PatternAttention",
@@ -139,6 +151,7 @@ __all__ = [
     "check_device",
     "check_model_folder",
     "check_weights",
+    "check_written",
     "check_zero_removes",
     "checked_tokens",
     "checkpoint_files",
@@ -152,6 +165,7 @@ __all__ = [
     "heads_written",
     "hook_name",
     "hook_points",
+    "ids_of",
     "installed",
     "is_model",
     "is_own_format",
@@ -167,6 +181,7 @@ __all__ = [
     "logits_after",
     "logits_at",
     "losses_at",
+    "mask_of",
     "model_name",
     "new_transformer",
     "norm_weight",
@@ -199,6 +214,7 @@ __all__ = [
     "unembedded_losses",
     "unembedding",
     "units_of",
+    "unlike_written",
     "untyped",
     "value_weights",
     "versions",

@@ -29,33 +29,65 @@ def encode(texts: Iterable[str], tokenizer: Any) -> Iterator[list[int]]:
     """
     check_many(texts)
     special = special_tokens(tokenizer)
-    fast = getattr(tokenizer, "backend_tokenizer", None)
-    if fast is None:
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
         encoder = partial(_encode_slow, tokenizer, special)
     else:
-        encoder = _own_encoder(fast, special)
-    # An unknown character is text, even though the token for it is a special one.
-    refused = {i: token for token, i in special.items() if token != _unknown(tokenizer)}
+        encoder = _own_encoder(tokenizer)
+    refused = _refused(tokenizer)
     remaining = iter(texts)
     while chunk := list(islice(remaining, _CHUNK)):
         for text in chunk:
             _check_unicode(text)
         for text, ids in zip(chunk, encoder(chunk), strict=True):
-            found = refused.keys() & set(ids)
-            if found:
-                raise ValueError(
-                    f"expected text without special tokens, got {refused[min(found)]!r} in the "
-                    f"text that begins {_beginning(text)}, and this tokenizer cannot read it as "
-                    "text; take it out"
-                )
+            _check_ordinary(text, ids, refused)
             yield ids
 
 
-def _own_encoder(fast: Any, special: Iterable[str]) -> Callable[[list[str]], list[list[int]]]:
-    """Encode with a copy of a fast tokenizer: earlier calls may have left padding, truncation or
-    dropout on in the original."""
+class PlacedEncoder:
+    """Encodes texts like `encode`, with where each token is in its text."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        """Take a fast tokenizer.
+
+        Raises:
+            ValueError: It cannot be copied.
+        """
+        self._own = _own_tokenizer(tokenizer)
+        self._refused = _refused(tokenizer)
+
+    def __call__(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """The token ids of a text, and the first character of each, and the one after its last.
+
+        Raises:
+            ValueError: As `encode`.
+        """
+        _check_unicode(text)
+        found = self._own.encode(text, add_special_tokens=False)
+        _check_ordinary(text, found.ids, self._refused)
+        return list(found.ids), list(found.offsets)
+
+
+def _refused(tokenizer: Any) -> dict[int, str]:
+    """Special tokens by their ids, which no text may have; an unknown character is text, even
+    though the token for it is a special one."""
+    special = special_tokens(tokenizer)
+    return {i: token for token, i in special.items() if token != _unknown(tokenizer)}
+
+
+def _check_ordinary(text: str, ids: list[int], refused: Mapping[int, str]) -> None:
+    found = refused.keys() & set(ids)
+    if found:
+        raise ValueError(
+            f"expected text without special tokens, got {refused[min(found)]!r} in the text that "
+            f"begins {_beginning(text)}, and this tokenizer cannot read it as text; take it out"
+        )
+
+
+def _own_tokenizer(tokenizer: Any) -> Any:
+    """A copy of what a fast tokenizer works with, which reads special tokens as text: earlier calls
+    may have left padding, truncation or dropout on in the original."""
     try:
-        own = copy.deepcopy(fast)
+        own = copy.deepcopy(tokenizer.backend_tokenizer)
     except Exception as error:  # the library raises nothing narrower
         raise ValueError(
             f"expected a tokenizer that can be copied, got one that cannot ({error}); encode the "
@@ -63,10 +95,15 @@ def _own_encoder(fast: Any, special: Iterable[str]) -> Callable[[list[str]], lis
         ) from error
     own.no_padding()
     own.no_truncation()
-    own.add_special_tokens(list(special))  # also those that were not marked
+    own.add_special_tokens(list(special_tokens(tokenizer)))  # also those that were not marked
     own.encode_special_tokens = True  # as the text that they are
     if getattr(own.model, "dropout", None):
         own.model.dropout = None
+    return own
+
+
+def _own_encoder(tokenizer: Any) -> Callable[[list[str]], list[list[int]]]:
+    own = _own_tokenizer(tokenizer)
 
     def encoder(texts: list[str]) -> list[list[int]]:
         # many threads, and no warning about texts longer than the model's context

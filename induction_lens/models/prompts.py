@@ -56,8 +56,9 @@ def given_tokens(model: Model, tokens: Any, mask: Any = None) -> Given:
             tokenizer's BOS, or is the name of a file.
     """
     if isinstance(tokens, Mapping):
-        mask = _mask_in(tokens) if mask is None else mask
+        mask = tokens.get("attention_mask") if mask is None else mask
         tokens = tokens.get("input_ids")
+    mask = mask_of(mask)
     if isinstance(tokens, Tensor):
         return Given(_rows(tokens), _rows(mask))
     texts = _texts(tokens)
@@ -80,11 +81,20 @@ def given_tokens(model: Model, tokens: Any, mask: Any = None) -> Given:
     return Given(ids, kept)
 
 
-def _mask_in(encoded: Mapping[str, Any]) -> Any:
-    """The mask that a tokenizer returned, as a tensor, or as rows where these differ in length."""
-    mask = encoded.get("attention_mask")
+def mask_of(mask: Any) -> Any:
+    """A mask in any form as a tensor, or as rows where these differ in length."""
+    import numpy as np
+
+    if mask is None or isinstance(mask, Tensor):
+        return mask
     made = whole_numbers(mask)
-    return mask if made is None else made
+    if made is not None:
+        return made
+    try:
+        values = np.asarray(mask)
+    except (TypeError, ValueError):  # rows of different lengths
+        return mask
+    return torch.from_numpy(values.astype(float)) if values.dtype.kind in "bf" else mask
 
 
 def _is_all_ones(mask: Any, kept: Tensor) -> bool:

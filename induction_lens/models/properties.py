@@ -187,7 +187,8 @@ def checked_tokens(model: Model, tokens: Any) -> Int[Tensor, "batch pos"]:
             context, or an id is out of range.
     """
     sizes = shape(model)
-    if not isinstance(tokens, Tensor) or tokens.is_floating_point() or tokens.is_complex():
+    whole = isinstance(tokens, Tensor) and not (tokens.is_floating_point() or tokens.is_complex())
+    if not whole or tokens.dtype == torch.bool:
         got = f"{tokens.dtype}" if isinstance(tokens, Tensor) else type(tokens).__name__
         raise ValueError(
             f"expected a tensor of token ids, got {got}; pass torch.tensor(ids) of shape "
@@ -201,15 +202,16 @@ def checked_tokens(model: Model, tokens: Any) -> Int[Tensor, "batch pos"]:
     if tokens.shape[1] > sizes.n_ctx:
         raise ValueError(
             f"expected sequences of at most {sizes.n_ctx} tokens (the model's context), got "
-            f"{tokens.shape[1]}; pass a smaller seq_len"
+            f"{tokens.shape[1]}; cut them, or draw text with a smaller seq_len"
         )
+    tokens = tokens.long()  # of unsigned numbers torch finds no least
     low, high = int(tokens.min()), int(tokens.max())
     if low < 0 or high >= sizes.d_vocab:
         raise ValueError(
             f"expected token ids from 0 to {sizes.d_vocab - 1}, got ids from {low} to {high}; "
             "use the tokenizer that belongs to the model"
         )
-    return tokens.long()
+    return tokens
 
 
 def check_weights(model: Any) -> None:
@@ -286,7 +288,7 @@ def first_nan_layer(model: Model, tokens: Int[Tensor, "batch pos"]) -> str:
 
 
 def norm_weight(model: Model, layer: int | None) -> Tensor | None:
-    """The scale of the norm before a layer's attention (None: of the final norm).
+    """What the norm before a layer's attention (None: the final norm) multiplies each dimension by.
 
     None where the norm has no weight, or there is no norm. If it was folded into the next matrix,
     it is all ones.
@@ -294,7 +296,22 @@ def norm_weight(model: Model, layer: int | None) -> Tensor | None:
     module = untyped(model)
     norm = getattr(module, "ln_final", None) if layer is None else module.blocks[layer].ln1
     weights = (getattr(norm, name, None) for name in ("w", "weight"))
-    return next((weight for weight in weights if isinstance(weight, Tensor)), None)
+    weight = next((weight for weight in weights if isinstance(weight, Tensor)), None)
+    return 1 + weight if weight is not None and _adds_one(norm, weight) else weight
+
+
+def _adds_one(norm: Any, weight: Float[Tensor, " d_model"]) -> bool:
+    """Whether a norm multiplies by one plus its weight, as those of Gemma, Nemotron and Qwen3-Next
+    do: seen from what the wrapped module makes of numbers whose mean is zero."""
+    wrapped = getattr(norm, "original_component", None)
+    if wrapped is None:
+        return False
+    x = torch.linspace(-1, 1, len(weight), dtype=torch.float32, device=weight.device)
+    with torch.no_grad():
+        both = wrapped(torch.stack([x, torch.zeros_like(x)])[None].to(weight.dtype))[0].float()
+    made = (both[0] - both[1]) * x.square().mean().sqrt()
+    plain = (made - x * weight.detach().float()).norm()
+    return bool((made - x * (1 + weight.detach().float())).norm() < plain)
 
 
 def centres(model: Model) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor
 from induction_lens.models.fitness import foreign_code
 from induction_lens.models.hooks import Model
 from induction_lens.models.properties import model_name, weights_hash
+from induction_lens.models.remembered import times_written
 from induction_lens.models.sequences import Sequences
 from induction_lens.results import Provenance
 from induction_lens.seals import tokens_digest
@@ -72,7 +73,7 @@ def _told(weights: list[Tensor]) -> str:
     `.data` too."""
     digest = hashlib.sha256()
     for weight in weights:
-        digest.update(f"{weight.data_ptr()} {weight._version} {tuple(weight.shape)}".encode())
+        digest.update(f"{weight.data_ptr()} {times_written(weight)} {tuple(weight.shape)}".encode())
         rows = weight.detach().reshape(-1, weight.shape[-1]) if weight.ndim else weight.detach()
         generator = torch.Generator(device="cpu").manual_seed(0)
         drawn = torch.rand(rows.shape[-1:], generator=generator, dtype=torch.float32, device="cpu")

@@ -3,8 +3,9 @@
 To prove that layers run one by one end where the model does takes as long as reading 128 tokens,
 and what follows from weights alone does not change from call to call. Both are found out once, and
 again when anything of the model may have changed: a weight, in whatever way it was written to, a
-part, a number on a part of it, or a setting. Hooks and replaced functions are nothing to remember
-beside: where there are some, nothing of this is asked (`fitness`).
+part, a number or a function on a part of it or on its class, or a setting. Hooks and other forward
+functions are nothing to remember beside: where there are some, nothing of this is asked
+(`fitness`).
 
 Weights are compared by sums of their products with fixed numbers, which read them once: a change
 that leaves such a sum as it is, to its last digit, goes unseen, and no change that is made on
@@ -14,17 +15,20 @@ purpose does. Of masks it is known that nothing was written to them but through 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from types import FunctionType, MethodType
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from induction_lens.models.hooks import Model, untyped
+from induction_lens.models.hooks import Model, parts, untyped
 
 Found = TypeVar("Found")
+_FUNCTIONS = (FunctionType, MethodType, partial, staticmethod, classmethod, property)
 _PLAIN = (bool, int, float, str, type(None))
 _WIDTH, _PIECE = 1024, 32 * 1024
 
@@ -60,17 +64,30 @@ def _state(model: Model) -> Hashable:
     """Everything that what a model computes depends on. Not equal to itself if a weight is NaN."""
     module = untyped(model)
     tensors = [*module.parameters(), *module.buffers()]
-    held = tuple((t.data_ptr(), _version(t), t.dtype, t.device, t.shape) for t in tensors)
-    parts = tuple(
+    held = tuple((t.data_ptr(), times_written(t), t.dtype, t.device, t.shape) for t in tensors)
+    of_model = parts(model)
+    numbers = tuple(
         (type(part), tuple(item for item in vars(part).items() if _is_plain(*item)))
         for part in module.modules()
     )
+    own = tuple(_functions(vars(part)) for part in of_model)
+    of_classes = {kind for part in of_model for kind in type(part).__mro__}
+    classes = frozenset((kind, _functions(vars(kind))) for kind in of_classes)
     settings = tuple(sorted(f"{name}={value!r}" for name, value in vars(model.cfg).items()))
-    return held, _digest([t for t in tensors if t.dtype != torch.bool]), parts, settings
+    digest = _digest([t for t in tensors if t.dtype != torch.bool])
+    return held, digest, numbers, own, classes, settings
 
 
-def _version(tensor: Tensor) -> int:
-    """How often it was written to."""
+def _functions(attributes: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
+    """Which functions are there, by where they are in memory: that of one that was replaced was
+    still taken when the other was made."""
+    return tuple(
+        (name, id(value)) for name, value in attributes.items() if isinstance(value, _FUNCTIONS)
+    )
+
+
+def times_written(tensor: Tensor) -> int:
+    """How often a tensor was written to; 0 of those of inference, which nobody counts."""
     return 0 if tensor.is_inference() else tensor._version
 
 

@@ -32,6 +32,7 @@ from induction_lens.models.run import Run, Whole
 
 _LOGGER = logging.getLogger("induction_lens")
 _CHECKED = 64  # tokens on which layers are compared with the model
+_TELLING = 4  # different tokens that a proof is remembered of
 _PUT_TOGETHER_IN_ANOTHER_WAY = (
     AssertionError,
     AttributeError,
@@ -88,7 +89,11 @@ def _checked_layers(model: Model, tokens: Tensor, unembeds: bool) -> LayerByLaye
                 return (sites,)
         return None
 
-    found = remembered(model, ("layers", tokens.shape[1], unembeds), find)
+    if len(tokens.unique()) < min(_TELLING, tokens.shape[1]):
+        # where all tokens are alike, so is what any pattern reads: that proves nothing of others
+        found = find()
+    else:
+        found = remembered(model, ("layers", tokens.shape[1], unembeds), find)
     return None if found is None else LayerByLayer(model, *found)
 
 

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from induction_lens import checks
 from induction_lens.models.fidelity import check_causal
 from induction_lens.models.fitness import foreign_code
 from induction_lens.models.hooks import Model
-from induction_lens.models.prompts import given_tokens
+from induction_lens.models.prompts import given_tokens, whole_numbers
 from induction_lens.models.properties import checked_tokens
 
 
@@ -102,6 +103,13 @@ lists; what a tokenizer returns (`input_ids` with an `attention_mask`); or `Text
 
 Text is encoded as text, with the model's BOS before it. Ids are taken as they are, BOS at position
 0. Texts and lists may differ in length: no number depends on the padding that is put after them."""
+
+
+Ids = Int[Tensor, "_ _"] | Int[Tensor, " _"] | Items | SequenceOfItems[Any] | TextTokens
+"""Token ids of sequences of one length: in a tensor, an array, lists, or `TextTokens`."""
+Mask = Int[Tensor, "*_"] | Bool[Tensor, "*_"] | Float[Tensor, "*_"] | Items | SequenceOfItems[Any]
+"""1 or True for a token, 0 or False for padding, for each of the tokens: in a tensor, an array or
+lists."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +195,8 @@ def sequences_of(model: Model, tokens: Any, mask: Any = None) -> Sequences:
     Args:
         model: The model whose tokens they are.
         tokens: Tokens in any form (see `Tokens`); `TextTokens` are not padded.
-        mask: 1 or True where there is a token, 0 or False where there is padding, [batch pos].
+        mask: 1 or True where there is a token, 0 or False where there is padding, [batch pos], in
+            any form (see `Mask`).
 
     Raises:
         ValueError: If the model predicts from later tokens, or cannot read these; the mask does not
@@ -209,13 +218,37 @@ def sequences_of(model: Model, tokens: Any, mask: Any = None) -> Sequences:
     else:
         kept = _checked_mask(tokens, mask)
         # ids where nothing is read need not be valid
-        ids = checked_tokens(model, tokens.masked_fill(~kept.to(tokens.device), 0))
+        ids = checked_tokens(model, tokens.long().masked_fill(~kept.to(tokens.device), 0))
     starts = kept.int().argmax(1)
     if given.documents is not None:
         return Sequences(ids, starts, kept.sum(1), given.documents, at_beginnings=True)
     if text is None or mask is not None:
         return Sequences(ids, starts, kept.sum(1))
     return Sequences(ids, starts, kept.sum(1), text.documents.cpu(), text.at_beginnings)
+
+
+def ids_of(name: str, tokens: Ids, *, remedy: str) -> Int[Tensor, "batch pos"]:
+    """Rows of token ids of one length, without a model: from a tensor, an array, lists or
+    `TextTokens`.
+
+    Args:
+        name: What the argument is called.
+        tokens: The ids; a single row may come as one.
+        remedy: What to do instead.
+
+    Raises:
+        ValueError: If they are something else.
+    """
+    given = tokens.tokens if isinstance(tokens, TextTokens) else tokens
+    made = None if isinstance(given, (set, frozenset)) else whole_numbers(given)
+    if isinstance(made, Tensor):
+        made = made[None] if made.ndim == 1 and len(made) else made
+        made = made.long() if made.dtype in _UNSIGNED else made
+    shown = made if isinstance(made, Tensor) else given
+    return checks.tensor(name, shown, axes=("batch", "pos"), whole=True, remedy=remedy)
+
+
+_UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)  # with which torch can do next to nothing
 
 
 def _checked_mask(tokens: Any, mask: Any) -> Tensor:
@@ -228,8 +261,10 @@ def _checked_mask(tokens: Any, mask: Any) -> Tensor:
     remedy = "pass what the tokenizer returns, or tokens with mask=attention_mask"
     if not isinstance(mask, Tensor) or not isinstance(tokens, Tensor) or mask.shape != tokens.shape:
         got = list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
-        raise ValueError(f"expected a mask as a tensor of shape {expected}, got {got}; {remedy}")
-    if tokens.is_floating_point() or tokens.is_complex():
+        raise ValueError(
+            f"expected a mask of zeros and ones of shape {expected}, got {got}; {remedy}"
+        )
+    if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
         raise ValueError(f"expected token ids beside the mask, got {tokens.dtype}; {remedy}")
     kept = mask.detach().cpu() != 0
     if tokens.ndim != 2 or not bool(((mask == 0) | (mask == 1)).all()):

@@ -8,34 +8,44 @@ logits. What differs is given as a reason, and nothing is read off it.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from induction_lens.models.fitness import unfit_for_unembedding
+from induction_lens.models.fitness import is_set, unfit_for_unembedding
 from induction_lens.models.hooks import (
+    FINAL_SCALE,
     HookFunction,
     Model,
     Site,
+    device_of,
     forward,
     hook_name,
     installed,
     keep,
+    running,
     untyped,
 )
 from induction_lens.models.passes import run_until, tolerance
 from induction_lens.models.properties import (
     centres,
+    check_weights,
+    ordinary_ids,
     output_weights,
     residual_scale,
     shape,
     unembedding,
 )
+from induction_lens.models.remembered import remembered
 
 _OTHER_SITES: tuple[Site, ...] = ("v", "z", "attn_out")
 _COMPARED = 64  # positions on which whole vectors are compared
+_FEW = 16  # tokens that show whether heads write by plain products
 
 
 @dataclass(frozen=True)
@@ -57,7 +67,11 @@ class WrittenByHeads:
 
 
 def heads_written(
-    model: Model, tokens: Int[Tensor, "1 pos"], heads: Mapping[int, Sequence[int]]
+    model: Model,
+    tokens: Int[Tensor, "1 pos"],
+    heads: Mapping[int, Sequence[int]],
+    *,
+    scaled: bool = False,
 ) -> Iterator[WrittenByHeads]:
     """Run a model on one sequence, and give heads of each layer, from the first on.
 
@@ -67,9 +81,11 @@ def heads_written(
         model: A hooked model.
         tokens: The sequence, on the model's device.
         heads: Heads by layer.
+        scaled: Whether what a layer's heads add may be all that times one positive number.
 
     Raises:
         InterventionError: If the model does not run through a layer's pattern.
+        ValueError: If activations are not finite.
     """
     seen: dict[tuple[Site, int], Tensor] = {}
 
@@ -92,11 +108,85 @@ def heads_written(
         run_until(model, tokens, hook_name("resid_post", max(heads)))
     for layer in sorted(heads):
         of_layer = [seen.pop((site, layer), None) for site in ("pattern", *_OTHER_SITES)]
-        yield _written(model, layer, tuple(heads[layer]), of_layer)
+        yield _written(model, layer, tuple(heads[layer]), of_layer, scaled=scaled)
+
+
+def unlike_written(model: Model, *, scaled: bool = False) -> str | None:
+    """Why heads do not add, to a residual stream that nothing else rewrites, their attention times
+    values through `W_O`; None where they do.
+
+    Found out on a few tokens without the hooks of others, and remembered while the model stays what
+    it is.
+
+    Args:
+        model: A hooked model.
+        scaled: Whether it may be all that times one positive number in each layer.
+
+    Raises:
+        ValueError: If weights or activations are not finite.
+    """
+    return remembered(model, ("written", scaled), lambda: _unlike_written(model, scaled))
+
+
+def check_written(model: Model, *, what: str, scaled: bool = True) -> None:
+    """Check that heads add their attention times values, through `W_O`, to the residual stream.
+
+    Args:
+        model: A hooked model.
+        what: What needs it.
+        scaled: As in `unlike_written`.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    reason = unlike_written(model, scaled=scaled)
+    if reason is not None:
+        raise ValueError(
+            f"expected, for {what}, heads that add attention times values to the residual stream, "
+            f"got a model in which {reason}; use what is measured in runs, such as ablations"
+        )
+
+
+def _unlike_written(model: Model, scaled: bool) -> str | None:
+    check_weights(model)
+    if is_set(model, "clip_qkv"):
+        return "values are clipped"  # where they are large, which a few tokens may not show
+    norms = getattr(model.cfg, "normalization_type", None) is not None
+    if norms and FINAL_SCALE not in model.hook_dict:
+        return "no final norm is seen after its layers"
+    sizes, ids = shape(model), ordinary_ids(model)
+    n_tokens = min(_FEW, sizes.n_ctx)
+    chosen = torch.linspace(0, len(ids) - 1, n_tokens, dtype=torch.float64, device="cpu").long()
+    heads = {layer: range(sizes.n_heads) for layer in range(sizes.n_layers)}
+    with running(model), _unhooked(model):
+        tokens = ids[chosen][None].to(device_of(model))
+        for seen in heads_written(model, tokens, heads, scaled=scaled):
+            if seen.why_not is not None:
+                return seen.why_not
+    return None
+
+
+@contextmanager
+def _unhooked(model: Model) -> Iterator[None]:
+    """Take the hooks of others off a model's hook points for the length of a block."""
+    points = list(dict.fromkeys(model.hook_dict.values()))
+    kept = [(point, point._forward_hooks, point.fwd_hooks) for point in points]
+    try:
+        for point in points:
+            point._forward_hooks, point.fwd_hooks = OrderedDict(), []
+        yield
+    finally:
+        for point, hooks, handles in kept:
+            point._forward_hooks, point.fwd_hooks = hooks, handles
 
 
 def _written(
-    model: Model, layer: int, heads: tuple[int, ...], seen: Sequence[Tensor | None]
+    model: Model,
+    layer: int,
+    heads: tuple[int, ...],
+    seen: Sequence[Tensor | None],
+    *,
+    scaled: bool,
 ) -> WrittenByHeads:
     """What was seen of a layer (pattern, values, `z`, what attention adds), put together and
     compared with the layer's own sums."""
@@ -113,7 +203,7 @@ def _written(
     value = value[:, [head // groups for head in heads]].transpose(0, 1).float()
     weight = output_weights(model, layer)
     why_not = _unlike_products(layer, pattern, value, z[:, list(heads)].transpose(0, 1))
-    why_not = why_not or _unlike_added(model, layer, weight, z, attn_out)
+    why_not = why_not or _unlike_added(model, layer, weight, z, attn_out, scaled=scaled)
     if why_not is not None:
         return WrittenByHeads(layer, heads, pattern, None, why_not)
     written = value @ weight[list(heads)].float()
@@ -126,19 +216,27 @@ def _unlike_products(layer: int, pattern: Tensor, value: Tensor, z: Tensor) -> s
     """Why heads put out something else than their pattern times the values."""
     if value.shape != z.shape:
         return f"the values of layer {layer} are not as wide as what its heads put out"
+    if not bool(torch.isfinite(z).all()):
+        raise ValueError(
+            f"expected finite activations, got NaN or infinite ones in layer {layer}; load the "
+            "model in float32"
+        )
     if _same(pattern @ value, z):
         return None
     return f"heads of layer {layer} put out something else than attention times values"
 
 
 def _unlike_added(
-    model: Model, layer: int, weight: Tensor, z: Tensor, attn_out: Tensor
+    model: Model, layer: int, weight: Tensor, z: Tensor, attn_out: Tensor, *, scaled: bool
 ) -> str | None:
     """Why attention adds something else than the heads' outputs through `W_O`, and the bias."""
     z, attn_out = z[:_COMPARED], attn_out[:_COMPARED]
     bias = getattr(untyped(model).blocks[layer].attn, "b_O", None)
     added = z.flatten(1).float() @ weight.flatten(0, 1).float()
     added = added if bias is None else added + bias.detach().float()
+    if scaled:
+        factor = float((added * attn_out).sum() / added.square().sum().clamp(min=1e-30))
+        added = added * max(factor, 0.0)
     if _same(added, attn_out):
         return None
     return f"what heads of layer {layer} put out is normed or scaled before it is added"

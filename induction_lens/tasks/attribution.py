@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from induction_lens import checks
+from induction_lens.detectors.copying import of_query_heads
 from induction_lens.detectors.kinds import HeadKind
 from induction_lens.detectors.measure import measure, ratio_and_error
 from induction_lens.heads import HeadScores
@@ -25,6 +26,7 @@ from induction_lens.models import (
     FINAL_SCALE,
     HookFunction,
     Model,
+    check_written,
     hook_name,
     output_weights,
     shape,
@@ -57,7 +59,12 @@ class LiteralAttributionHeads(HeadKind):
     source: ClassVar[str] = 'ours, after Olsson et al. 2022, "Argument 4"'
 
     def score(self, model: Model, *, seed: int = 0, progress: bool = True) -> HeadScores:
-        """As `HeadKind.score`."""
+        """As `HeadKind.score`.
+
+        Raises:
+            ValueError: If heads do not add attention times values to the residual stream.
+        """
+        check_written(model, what="logit attribution")
         task = literal_copying() if self.task is None else self.task
         control = self.control
         if self.task is None and control is None:
@@ -145,8 +152,7 @@ class AttributionMass:
         raised: list[Tensor] = []
 
         def on_value(value: Float[Tensor, "batch pos kv_head d_head"]) -> None:
-            groups = self._shape.n_heads // value.shape[2]
-            values = value.detach().float().repeat_interleave(groups, dim=2)
+            values = of_query_heads(value.detach().float(), self._shape.n_heads)
             to_logit = torch.einsum(
                 "hem,bqm->bhqe", output_weights(self._model, layer).float(), self._readout
             )

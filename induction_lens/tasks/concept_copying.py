@@ -29,6 +29,7 @@ from induction_lens.detectors.token_copying import (
 )
 from induction_lens.heads import HeadScores
 from induction_lens.models import Model, model_name, prove_writes_land, running, shape, tokenizer_of
+from induction_lens.models.encoding import encode
 from induction_lens.tasks.words import words
 
 _FEWEST = 2  # entities of one length
@@ -49,6 +50,10 @@ class ConceptCopyingHeads(HeadKind):
         "the word comes from the run with the repetition: 1 for a perfect head; chance is 0."
     )
     source: ClassVar[str] = "Feucht et al. 2025, The Dual-Route Model of Induction"
+
+    def __post_init__(self) -> None:
+        """Check the number."""
+        checks.whole_number("n_sequences", self.n_sequences, least=1, most=10**6)
 
     def score(self, model: Model, *, seed: int = 0, progress: bool = True) -> HeadScores:
         """As `HeadKind.score`.
@@ -100,11 +105,14 @@ class ConceptCopyingHeads(HeadKind):
         named = self.entities
         listed = words("entity") + words("identifier") if named is None else list(named)
         found: dict[int, list[list[int]]] = {}
-        for entity in listed:
-            ids = tokenizer(f" {entity}", add_special_tokens=False)["input_ids"]
+        for ids in encode([f" {entity}" for entity in listed], tokenizer):
             if len(ids) in ENTITIES and max(ids) < shape(model).d_vocab:
                 found.setdefault(len(ids), []).append(ids)
-        several = {n: torch.tensor(ids) for n, ids in sorted(found.items()) if len(ids) >= _FEWEST}
+        several = {
+            n: torch.tensor(ids, device="cpu")
+            for n, ids in sorted(found.items())
+            if len(ids) >= _FEWEST
+        }
         if not several:
             condition = f"words of {ENTITIES[0]} to {ENTITIES[-1]} tokens, {_FEWEST} of one length"
             raise checks.refuse("entities", condition, named, "pass others", given="none")

@@ -289,15 +289,16 @@ def dose_response(
         model: A hooked model with a tokenizer.
         task: What is asked, up to 100 items.
         ranking: Scores, highest first, or heads in order, such as `top_heads` gives.
-        counts: How many heads, in growing numbers; None: 1, 2, 4, … up to half of those ranked, or
-            of the model's.
+        counts: How many heads, in growing numbers, up to half of the model's; None: 1, 2, 4, … up
+            to half of these, or of those ranked.
         shots: Worked examples in each prompt.
         method: As in `few_shot`.
         at: As in `few_shot`.
         seed: Seed of the draws.
 
     Raises:
-        ValueError: As `few_shot`, or if more heads are asked for than there are.
+        ValueError: As `few_shot`, or if more heads are asked for than are ranked, or than there are
+            others.
 
     Examples:
         >>> model = il.load("toy-2l-narrow")
@@ -315,7 +316,8 @@ def dose_response(
         given = checks.several("ranking", ranking)
         parsed(model, given)
         order = tuple(map(Head.parse, given))
-    numbers = _doses(counts, min(len(order), total))
+    # as many others have to be left to draw from
+    numbers = _doses(counts, min(len(order), total // 2))
     chosen, place = as_method(method, seed=checks.seed(seed)), _place(at)
     prompts = few_shot_prompts(model, task, shots=shots, seed=seed)
     asking = Asking(model, prompts)

@@ -25,7 +25,7 @@ from induction_lens.ablation.methods import Mean
 from induction_lens.detectors.kinds import HeadKind
 from induction_lens.detectors.measure import ratio_and_error
 from induction_lens.heads import Head, HeadScores
-from induction_lens.models import Model, output_weights, shape
+from induction_lens.models import Model, check_written, output_weights, shape
 from induction_lens.tasks.asking import Asking, Without, last_outputs
 from induction_lens.tasks.few_shot import parsed
 from induction_lens.tasks.prompting import SHOTS, few_shot_prompts
@@ -79,18 +79,21 @@ class FunctionVectorHeads(HeadKind):
         # every task counts the same, whatever its number of items
         n_most = max(part.shape[-1] for part in parts)
         weights = torch.cat(
-            [torch.full((part.shape[-1],), n_most / part.shape[-1]) for part in parts]
+            [
+                torch.full((n,), n_most / n, dtype=torch.float64, device="cpu")
+                for n in (part.shape[-1] for part in parts)
+            ]
         )
         taught, null = torch.cat(parts, dim=-1).double() * weights
-        values, sem = ratio_and_error(taught, weights.double())
-        _, over_null_sem = ratio_and_error(taught - null, weights.double())
+        values, sem = ratio_and_error(taught, weights)
+        _, over_null_sem = ratio_and_error(taught - null, weights)
         return HeadScores(
             self.name,
             values.float(),
             unit="copying",
             ceiling=1.0,
             uniform=0.0,
-            null=ratio_and_error(null, weights.double())[0].float(),
+            null=ratio_and_error(null, weights)[0].float(),
             sem=sem.float(),
             over_null_sem=over_null_sem.float(),
             n_sequences=len(weights),
@@ -150,7 +153,8 @@ def function_vector(
         seed: Seed of the draws.
 
     Raises:
-        ValueError: As `few_shot`.
+        ValueError: As `few_shot`, or if heads do not add what they put out, through `W_O`, to the
+            residual stream.
 
     Examples:
         >>> model = il.load("toy-2l-narrow")
@@ -161,6 +165,7 @@ def function_vector(
     """
     checks.model(model)
     chosen = parsed(model, heads)
+    check_written(model, what="a function vector", scaled=False)
     prompts = few_shot_prompts(model, task, shots=shots, n_items=n_items, seed=seed)
     outputs = last_outputs(model, prompts.sequences)
     written = [

@@ -26,6 +26,7 @@ from induction_lens.models import (
     shape,
     tokenizer_of,
 )
+from induction_lens.models.encoding import PlacedEncoder
 from induction_lens.tasks.task import Item, Span, Target, Task, checked_task
 
 SHOTS = 10
@@ -184,16 +185,17 @@ def encoded(
         ValueError: As `few_shot_prompts`.
     """
     tokenizer = _tokenizer(model)
+    encode = PlacedEncoder(tokenizer)
     texts, ids, spans, answers = [], [], [], []
     for item, some in zip(asked, examples, strict=True):
         text = task.instruction + task.written(some) + task.asked(item)
-        tokens, places = _encode(tokenizer, text)
+        tokens, places = encode(text)
         texts.append(text)
         ids.append((bos_id(model), *tokens))
         spans.append(tuple(places))
-        answers.append(_first_token(tokenizer, text, tokens, item.answer))
+        answers.append(_first_token(encode, text, tokens, item.answer))
     first = list(ids[0][1:])
-    choices = [_first_token(tokenizer, texts[0], first, answer) for answer in task.answers]
+    choices = [_first_token(encode, texts[0], first, answer) for answer in task.answers]
     _check_fit(model, task, ids)
     return Prompts(
         task=task,
@@ -232,18 +234,13 @@ def _tokenizer(model: Model) -> Any:
     return tokenizer
 
 
-def _encode(tokenizer: Any, text: str) -> tuple[list[int], list[Span]]:
-    made = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    return list(made["input_ids"]), [tuple(span) for span in made["offset_mapping"]]
-
-
-def _first_token(tokenizer: Any, text: str, tokens: list[int], answer: str) -> int:
+def _first_token(encode: PlacedEncoder, text: str, tokens: list[int], answer: str) -> int:
     """The first token of an answer after a prompt.
 
     Raises:
         ValueError: If the prompt's last tokens change when the answer follows.
     """
-    whole, _ = _encode(tokenizer, f"{text} {answer}")
+    whole, _ = encode(f"{text} {answer}")
     if whole[: len(tokens)] == tokens and len(whole) > len(tokens):
         return whole[len(tokens)]
     raise ValueError(
@@ -255,10 +252,11 @@ def _first_token(tokenizer: Any, text: str, tokens: list[int], answer: str) -> i
 def _check_fit(model: Model, task: Task, ids: Sequence[Sequence[int]]) -> None:
     sizes = shape(model)
     longest, highest = max(map(len, ids)), max(map(max, ids))
-    if longest >= sizes.n_ctx:  # the answer's first token follows
+    room = sizes.n_ctx - task.scoring.n_new  # the answer follows
+    if longest > room:
         raise ValueError(
-            f"expected prompts of {task.name} of at most {sizes.n_ctx - 1} tokens (the model's "
-            f"context, less one for the answer), got {longest}; pass fewer shots"
+            f"expected prompts of {task.name} of at most {room} tokens (the model's context, less "
+            f"{task.scoring.n_new} for the answer), got {longest}; pass fewer shots"
         )
     if highest >= sizes.d_vocab:
         raise ValueError(

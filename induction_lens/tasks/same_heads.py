@@ -140,8 +140,8 @@ def same_heads(
         seed: Seed of the draws.
 
     Raises:
-        ValueError: If a kind is unknown, a prompt does not fit the model, or an option is out of
-            range.
+        ValueError: If a kind is unknown, a prompt does not fit the model, its copying cannot be
+            measured, or an option is out of range.
 
     Examples:
         >>> found = il.tasks.same_heads(il.load("toy-2l-narrow"), kinds=["literal"])
@@ -159,6 +159,11 @@ def same_heads(
             raise checks.refuse("kinds", "others than induction", kind.name, "leave it out")
         table[kind.name] = kind.score(model, seed=seed)
     matching, copying = (table[name] for name in STRICT)
+    if copying.note is not None:
+        raise ValueError(
+            f"expected a model whose copying can be measured, got one in which {copying.note}; "
+            "score the kinds one by one"
+        )
     assert copying.sem is not None
     copies = copying.values > 2 * copying.sem
     strict = tuple(h for h in matching.above(threshold) if bool(copies[h.layer, h.head]))

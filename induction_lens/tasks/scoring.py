@@ -36,6 +36,8 @@ class Scoring(ABC):
 
     name: ClassVar[str]
     """What it is asked for by."""
+    n_new: int = 1
+    """Tokens after a prompt that it needs room for."""
 
     @abstractmethod
     def measure(

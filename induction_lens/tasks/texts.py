@@ -21,6 +21,7 @@ from induction_lens.tasks.words import CODES, LANGUAGES, AlignedSentence, aligne
 _WORD = re.compile(r"\S+")
 _FEWEST = 12  # words of a passage: half of them are repeated
 _PER_PASSAGE = 4  # aligned sentences
+_SHARED = 4  # words in a row that tell a passage
 
 
 def literal_copying(
@@ -35,13 +36,14 @@ def literal_copying(
     Args:
         passages: Texts of at least 12 words; None takes our English sentences, four at a time.
         different: The control: the second part is the beginning of a *different* passage, of as
-            many words, while the targets stay where they would be.
+            many words, while the targets stay where they would be: one that shares least with the
+            passage, where several share some words in a row.
         seed: Seed of the control words, and of which passage is the other.
 
     Source: Olsson et al. 2022, "Argument 4": literal copying.
 
     Raises:
-        ValueError: If a passage is too short, or there is only one where two are needed.
+        ValueError: If a passage is too short, or there is no different one where one is needed.
 
     Examples:
         >>> text = "one two three four five six seven eight nine ten eleven twelve"
@@ -55,11 +57,12 @@ def literal_copying(
         remedy = "pass another passage"
         raise checks.refuse("passages", "two or more", passages, remedy, given="one")
     generator = torch.Generator(device="cpu").manual_seed(checks.seed(seed))
-    shift = 1 + int(torch.randint(max(1, len(listed) - 1), (1,), generator=generator))
+    shift = 1 + int(torch.randint(max(1, len(listed) - 1), (1,), generator=generator, device="cpu"))
     items = []
     for index, passage in enumerate(listed):
-        other = listed[(index + shift) % len(listed)] if different else passage
-        again = [match[0] for match in _WORD.finditer(other)]
+        first = (index + shift) % len(listed)
+        others = [*listed[first:], *listed[:first]]
+        again = _different_words(passage, others) if different else passage.split()
         n_words = min(len(_WORD.findall(passage)) // 2, len(again))
         items.append(_copied(passage, again[:n_words], generator))
     name = "literal, different passage" if different else "literal"
@@ -127,6 +130,29 @@ def _checked(passages: object) -> list[str]:
     return listed
 
 
+def _different_words(passage: str, others: Sequence[str]) -> list[str]:
+    """The words of another passage: the first of those whose beginning shares least with this one.
+
+    Raises:
+        ValueError: If all begin alike.
+    """
+    own = passage.split()
+    n_half, whole = len(own) // 2, " ".join(own)
+
+    def shared(words: Sequence[str]) -> int:
+        """How many runs of a few words of its beginning are in this passage."""
+        starts = range(max(1, min(n_half, len(words)) - _SHARED + 1))
+        return sum(" ".join(words[n : n + _SHARED]) in whole for n in starts)
+
+    listed = [other.split() for other in others]
+    different = [words for words in listed if words[:n_half] != own[:n_half]]
+    if not different:
+        remedy = "pass another passage"
+        condition = "two or more that begin differently"
+        raise checks.refuse("passages", condition, None, remedy, given="some that begin alike")
+    return min(different, key=shared)
+
+
 def _copied(passage: str, again: Sequence[str], generator: torch.Generator) -> Item:
     """A passage and the words after it, the last of which is asked for."""
     earlier = [match.span() for match in _WORD.finditer(passage)]
@@ -135,7 +161,7 @@ def _copied(passage: str, again: Sequence[str], generator: torch.Generator) -> I
     later = [(a + len(begin), b + len(begin)) for a, b in _spans(again[:-1])]
     targets = []
     for index, query in enumerate(later):
-        step = 2 + int(torch.randint(len(earlier) - 3, (1,), generator=generator))
+        step = 2 + int(torch.randint(len(earlier) - 3, (1,), generator=generator, device="cpu"))
         other = earlier[(index + step) % len(earlier)]
         targets.append(Target(query, (earlier[index + 1],), (other,)))
     return Item(prompt, again[-1], targets=tuple(targets))

@@ -23,6 +23,7 @@ from induction_lens.inputs.tokens import read_documents, text_tokens
 from induction_lens.metrics import choose_positions, icl_per_sequence, per_token_loss
 from induction_lens.models import (
     TextTokens,
+    ids_of,
     shape,
     tokenizer_of,
     toy_weights,
@@ -262,7 +263,7 @@ def _ids_or_documents(text: Any) -> Tensor | tuple[str, ...] | None:
     if ids is None:
         return tuple(read_documents(given))
     remedy = "give token ids of one length, as `sample_text` makes them"
-    return checks.tensor("text", ids, axes=["sequence", "pos"], whole=True, remedy=remedy)
+    return ids_of("text", ids, remedy=remedy)
 
 
 def _digest(text: Any) -> str | None:

@@ -34,7 +34,7 @@ from induction_lens.estimates import Estimate, bootstrap_mean
 from induction_lens.heads import HeadLike, parse_heads
 from induction_lens.inputs.tokens import repeated_random_tokens, shuffled
 from induction_lens.metrics import per_token_loss
-from induction_lens.models import Model, Tokens, sequences_of, shape
+from induction_lens.models import Ids, Model, Tokens, ids_of, sequences_of, shape
 from induction_lens.packing import Comparable
 from induction_lens.style import TEXT, Theme, new_figure, themed
 
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 Order = Literal[2, 3]
-_INTEGERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 KNOCKED_OUT = "model without heads"
 MOST_IDS = 2**21
 """The largest vocabulary: a triple of its tokens is one number of 64 bits."""
@@ -77,9 +76,7 @@ class NgramTables:
     by_order: Mapping[int, _Counts]
     """Counts by order: 1 for tokens, 2 for bigrams, 3 for trigrams."""
 
-    def losses(
-        self, tokens: Int[Tensor, "batch pos"], *, order: Order | int
-    ) -> Float[Tensor, "batch pos"]:
+    def losses(self, tokens: Ids, *, order: Order | int) -> Float[Tensor, "batch pos"]:
         """The table's loss of every token, in nats, as float32 on the CPU.
 
         Position 0 is NaN; position 1 has a context of one token only, whatever the order.
@@ -96,8 +93,7 @@ class NgramTables:
 
         if order not in (2, 3):
             raise ValueError(f"expected order 2 or 3, got {order}; 3 is the trigram table")
-        _check_ids(tokens, self.d_vocab)
-        ids = tokens.detach().cpu().numpy().astype(np.int64)
+        ids = _ids("tokens", tokens, self.d_vocab).detach().cpu().numpy().astype(np.int64)
         losses = np.full(ids.shape, np.nan)
         probability = np.full(ids[:, 1:].shape, 1 / self.d_vocab)
         for length in range(order):  # of the context, in tokens
@@ -123,7 +119,7 @@ class NgramTables:
         return np.where(total > 0, mixed, shorter)
 
 
-def count_ngrams(training: Int[Tensor, "sequence pos"], *, d_vocab: int) -> NgramTables:
+def count_ngrams(training: Ids, *, d_vocab: int) -> NgramTables:
     """Count the tokens, bigrams and trigrams of a training text.
 
     Args:
@@ -150,7 +146,7 @@ def count_ngrams(training: Int[Tensor, "sequence pos"], *, d_vocab: int) -> Ngra
             f"expected d_vocab of at most {MOST_IDS}, so that a triple of tokens fits 64 bits, got "
             f"{d_vocab}"
         )
-    _check_ids(training, d_vocab)
+    training = _ids("training", training, d_vocab)
     if training.shape[1] < 3:
         raise ValueError(
             f"expected sequences of at least 3 tokens, got {training.shape[1]}; trigrams need "
@@ -348,15 +344,9 @@ def _check_control(
         )
 
 
-def _check_ids(tokens: Any, d_vocab: int) -> None:
-    whole = isinstance(tokens, Tensor) and tokens.dtype in _INTEGERS
-    if not whole or tokens.ndim != 2 or tokens.numel() == 0:
-        got = type(tokens).__name__
-        if isinstance(tokens, Tensor):
-            got = f"{tokens.dtype} of shape {list(tokens.shape)}"
-        raise ValueError(
-            f"expected a tensor of token ids of shape [sequence pos], one at least, got {got}"
-        )
+def _ids(name: str, tokens: Ids, d_vocab: int) -> Int[Tensor, "batch pos"]:
+    """Token ids of a vocabulary."""
+    tokens = ids_of(name, tokens, remedy="pass token ids of one length, see text_tokens")
     low = int(tokens.min())
     high = int(tokens.max())
     if low < 0 or high >= d_vocab:
@@ -364,6 +354,7 @@ def _check_ids(tokens: Any, d_vocab: int) -> None:
             f"expected ids from 0 to {d_vocab - 1}, got {low} to {high}; tokenise with the model's "
             "own tokenizer"
         )
+    return tokens
 
 
 def _keys(ids: np.ndarray[Any, Any], order: int, d_vocab: int) -> np.ndarray[Any, Any]:

@@ -261,6 +261,7 @@ def test_eigenvalues_equal_those_of_the_whole_circuit(name, implementation):
     if str(model.cfg.normalization_type).startswith("LN"):
         W_E = W_E - W_E.mean(1, keepdim=True)
         W_U = W_U - W_U.mean(0, keepdim=True)
+    W_U = W_U - W_U.mean(1, keepdim=True)  # what is added to all logits alike
     for layer in range(model.cfg.n_layers):
         for head in range(model.cfg.n_heads):
             W_V = model.W_V[layer]
@@ -269,6 +270,22 @@ def test_eigenvalues_equal_those_of_the_whole_circuit(name, implementation):
             eigenvalues = torch.linalg.eigvals(full.detach().double())
             expected = (eigenvalues.real.sum() / eigenvalues.abs().sum()).item()
             assert scores.values[layer, head].item() == pytest.approx(expected, abs=2e-3)
+
+
+def test_what_is_added_to_all_logits_alike_changes_no_copying_score(implementation):
+    model = _toy(implementation)
+    sequences = tokens.repeated_random_tokens(model, n_tokens=7, n_sequences=3)
+    names = ["copying", "copying_weights"]
+    before = detectors.score_heads(model, tokens=sequences, detectors=names)
+    losses = per_token_loss(model, sequences)[:, 1:]
+    weights = {name: w.detach().clone() for name, w in toy_weights(model).items()}
+    generator = torch.Generator().manual_seed(6)
+    weights["unembed.W_U"] += torch.randn(len(weights["unembed.W_U"]), 1, generator=generator)
+    set_weights(model, weights)
+    assert torch.allclose(per_token_loss(model, sequences)[:, 1:], losses, atol=1e-4)
+    after = detectors.score_heads(model, tokens=sequences, detectors=names)
+    for name in names:
+        assert torch.allclose(after[name].values, before[name].values, atol=1e-3), name
 
 
 def test_copying_is_minus_one_where_the_attended_token_alone_is_never_raised(circuit):

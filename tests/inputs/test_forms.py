@@ -66,6 +66,29 @@ def test_ids_are_read_in_every_form(model, tokens, form):
     assert not found.at_beginnings
 
 
+@pytest.mark.parametrize("form", [form for form in FORMS if not form.startswith("a tokenizer")])
+def test_ids_are_read_in_every_form_without_a_model(tokens, form):
+    given = FORMS[form](tokens)
+    assert torch.equal(il.inputs.shuffled(given).long(), il.inputs.shuffled(tokens))
+    counted, expected = (il.tracking.count_ngrams(ids, d_vocab=2048) for ids in (given, tokens))
+    losses = counted.losses(given, order=2)
+    assert torch.equal(losses[:, 1:], expected.losses(tokens, order=2)[:, 1:])
+
+
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.uint64])
+def test_unsigned_ids_are_ids(model, tokens, dtype):
+    for mask in (None, torch.ones_like(tokens)):
+        assert torch.equal(sequences_of(model, tokens.to(dtype), mask).tokens, tokens)
+    with pytest.raises(ValueError, match=r"token ids from 0 to \d+, got ids from -1"):
+        sequences_of(model, torch.full((1, 3), -1).to(torch.uint64))
+
+
+def test_booleans_are_no_ids(model, tokens):
+    for given, mask in ((tokens > 0, None), (tokens > 0, torch.ones_like(tokens))):
+        with pytest.raises(ValueError, match=r"token ids.*, got torch.bool"):
+            sequences_of(model, given, mask)
+
+
 @pytest.mark.parametrize("form", TEXTS)
 def test_texts_are_read_in_every_form(model, tokens, form):
     found = sequences_of(model, TEXTS[form](EQUAL))

@@ -60,6 +60,16 @@ def test_the_global_random_state_is_left_alone(language):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize("language", ALL, ids=lambda one: type(one).__name__)
+def test_draws_go_by_the_seed_alone(language):
+    expected = language.sample(4, seq_len=40, seed=3)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(language.sample(4, seq_len=40, seed=3), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_copies_by_hand():
     language = Copies(n_letters=5, length=3, restart=0.4)
     body = language.sample(200, seq_len=14)[:, 1:]

@@ -172,9 +172,11 @@ def test_what_does_not_fit_is_refused(implementation):
     for wrong, match in (
         (holes, "holes"),
         (empty, "at least two tokens in every row"),
-        (mask[:2], "a mask as a tensor of shape"),
+        (mask[:2], "a mask of zeros and ones of shape"),
         (mask * 2, "zeros and ones"),
-        ([[1]], "a mask as a tensor"),
+        ([[1]], "a mask of zeros and ones of shape"),
+        ([[1, 0], [1]], "a mask of zeros and ones of shape"),
+        ("11", "a mask of zeros and ones of shape"),
     ):
         with pytest.raises(ValueError, match=match):
             sequences_of(model, tokens, wrong)
@@ -183,8 +185,33 @@ def test_what_does_not_fit_is_refused(implementation):
     with pytest.raises(ValueError, match="late \\+ window <= 19"):
         ablate(model, "0.1", tokens, mask=uneven, early=2, late=25, **OPTIONS)
     losses = metrics.per_token_loss(model, tokens, mask=uneven.flip(1), **OPTIONS)
+    with pytest.raises(ValueError, match="expected mask to be zeros and ones of shape"):
+        metrics.icl_score(losses, 4, 15, mask=uneven[:1])
     with pytest.raises(ValueError, match="padding on the left; pass mask"):
         metrics.icl_score(losses, 4, 15)
+
+
+@pytest.mark.parametrize("form", ["lists", "booleans", "array", "array of booleans", "floats"])
+def test_a_mask_has_any_form(implementation, form):
+    model, tokens = _toy(implementation), _tokens()
+    mask = torch.ones_like(tokens)
+    mask[1, 15:], mask[2, :3] = 0, 0
+    made = {
+        "lists": mask.tolist(),
+        "booleans": mask.bool().tolist(),
+        "array": mask.numpy(),
+        "array of booleans": mask.bool().numpy(),
+        "floats": mask.double().tolist(),
+    }[form]
+    losses = metrics.per_token_loss(model, tokens.numpy(), mask=made, **OPTIONS)
+    expected = metrics.per_token_loss(model, tokens, mask=mask, **OPTIONS)
+    assert torch.equal(losses.nan_to_num(9), expected.nan_to_num(9))
+    found, right = (metrics.icl_score(losses, 4, 11, mask=given) for given in (made, mask))
+    assert found == right
+    table = {"detectors": ["induction"], **OPTIONS}
+    assert score_heads(model, tokens=tokens, mask=made, **table) == score_heads(
+        model, tokens=tokens, mask=mask, **table
+    )
 
 
 @pytest.mark.parametrize("sides", [{"left": 0, "right": 2}, {"left": 3, "right": 0}], ids=str)

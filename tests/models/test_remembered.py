@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 import induction_lens as il
 from induction_lens.models import HAS_HOOKED_TRANSFORMER, remembered, roads
@@ -61,7 +63,19 @@ def _turn_to_nan(model):
     _weight(model).data.view(-1)[3] = math.nan
 
 
+def _replace_a_function(model):
+    part = model.blocks[0].attn
+    part.calculate_attention_scores = lambda *_, **__: None
+
+
+def _replace_another_function(model):
+    """Of the part that wraps or is the norm, under a private name."""
+    model.blocks[0].ln1._own = partial(print)
+
+
 CHANGES = [
+    _replace_a_function,
+    _replace_another_function,
     _set_number,
     _set_option,
     _write_through_data,
@@ -81,6 +95,48 @@ def test_any_change_is_seen(model, change):
     change(model)
     remembered(model, "it", lambda: found.append(1))
     assert len(found) == 2
+
+
+def test_a_function_that_was_replaced_is_run(implementation_of_classes):
+    """In a part alone, and then in its class."""
+    model, patched = implementation_of_classes
+    for owner in (model.blocks[0].attn, patched):
+        before = il.per_token_loss(model, TOKENS, progress=False)[:, 1:]
+        with pytest.MonkeyPatch.context() as patch:
+            own = owner.calculate_attention_scores
+            patch.setattr(owner, "calculate_attention_scores", lambda *q_k, own=own: 3 * own(*q_k))
+            with torch.no_grad():
+                logits = model(TOKENS)[:, :-1]
+            expected = cross_entropy(logits.mT, TOKENS[:, 1:], reduction="none")
+            found = il.per_token_loss(model, TOKENS, progress=False)[:, 1:]
+        assert torch.allclose(found, expected, atol=1e-5)
+        assert not torch.allclose(found, before, atol=1e-3)
+        after = il.per_token_loss(model, TOKENS, progress=False)[:, 1:]
+        assert torch.allclose(after, before, atol=1e-6)
+
+
+def test_equal_tokens_prove_nothing_of_others(implementation_of_classes):
+    """Where all values are the same, any pattern gives the same."""
+    model, _ = implementation_of_classes
+    part = model.blocks[0].attn
+    own = part.apply_causal_mask
+    part.apply_causal_mask = lambda *scores: own(*scores) * 3
+    alike = torch.full_like(TOKENS, 5)
+    il.per_token_loss(model, alike, mask=torch.ones_like(alike), progress=False)
+    with torch.no_grad():
+        expected = cross_entropy(model(TOKENS)[:, :-1].mT, TOKENS[:, 1:], reduction="none")
+    found = il.per_token_loss(model, TOKENS, progress=False)[:, 1:]
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+@pytest.fixture
+def implementation_of_classes():
+    if not HAS_HOOKED_TRANSFORMER:
+        pytest.skip("parts of bridges have no function for their scores")
+    from transformer_lens.components import AbstractAttention
+
+    config = ToyConfig(n_layers=2, d_model=24, n_heads=3, d_head=8, d_vocab=31, n_ctx=16, seed=1)
+    return build_toy(config, implementation="hooked", device="cpu"), AbstractAttention
 
 
 def test_what_is_not_finite_is_never_remembered(model):

@@ -22,7 +22,9 @@ def word_tokenizer() -> Any:
     ids = {word: index for index, word in enumerate(VOCABULARY)}
     words = Tokenizer(models.WordLevel(ids, unk_token="<s>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>")
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words, bos_token="<s>", unk_token="<s>"
+    )
 
 
 def speaking_circuit(implementation: Any = None) -> Any:

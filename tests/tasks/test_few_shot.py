@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 
 import pandas as pd
@@ -11,6 +12,7 @@ from tokenizers import pre_tokenizers
 
 import induction_lens as il
 from induction_lens.heads import Head
+from induction_lens.models import bos_id
 from induction_lens.tasks import Task, few_shot, few_shot_prompts
 from induction_lens.tasks.asking import Asking, Without
 from induction_lens.tasks.scoring import answered
@@ -170,6 +172,27 @@ def test_tokens_are_those_of_the_text_and_positions_are_found():
         assert f" {prompts.items[row].answer}".startswith(answer)
 
 
+def test_a_tokenizer_that_was_used_before_gives_the_same_prompts_and_stays_as_it_was():
+    model = hugging_face_model("gpt2")
+    task = Task.from_pairs("plurals", [*PLURALS.items(), ("<s>a", "<s>as")])
+    plain = few_shot_prompts(model, task, shots=2)
+    own = model.tokenizer
+    model.tokenizer = used = copy.deepcopy(own)
+    used.padding_side, used.truncation_side = "left", "left"
+    used.backend_tokenizer.enable_truncation(3)
+    used.backend_tokenizer.enable_padding(length=40)
+    used.backend_tokenizer.model.dropout = 0.7
+    before = used.backend_tokenizer.to_str()
+    try:
+        assert few_shot_prompts(model, task, shots=2).ids == plain.ids
+        assert used.backend_tokenizer.to_str() == before
+    finally:
+        model.tokenizer = own
+    read = [model.tokenizer.decode(ids[1:]) for ids in plain.ids]
+    assert read == list(plain.texts)
+    assert all(bos_id(model) not in ids[1:] for ids in plain.ids)  # <s> is text there
+
+
 def test_draws_go_by_the_seed():
     model = hugging_face_model("gpt2")
     task = Task.from_pairs("plurals", PLURALS)
@@ -291,6 +314,25 @@ def test_more_heads_cost_more_and_random_ones_are_beside(hooked):
     for ours, random in zip(found.ranked, found.random, strict=True):
         assert not set(ours.heads) & set(random.heads)
     assert len(found.plot().data) == 2
+
+
+def test_there_are_as_many_random_heads_as_ranked_ones(hooked):
+    everything = [Head(layer, head) for layer in range(2) for head in range(3)]
+    found = il.tasks.dose_response(hooked, key_task(), everything, shots=2)
+    assert [len(one.heads) for one in found.random] == [len(one.heads) for one in found.ranked]
+    with pytest.raises(ValueError, match="counts to be a whole number from 1 to 3, got 4"):
+        il.tasks.dose_response(hooked, key_task(), everything, counts=[4], shots=2)
+
+
+def test_what_is_generated_has_room_in_the_context():
+    model = hugging_face_model("gpt2")
+    task = Task.from_pairs("long", [("a " * 25, "x"), ("b", "y")])
+    length = max(map(len, few_shot_prompts(model, task, shots=0).ids))
+    room = model.cfg.n_ctx - length
+    assert len(few_shot(model, task.scored(il.tasks.F1(n_new=room)), shots=0).clean) == 2
+    message = f"at most {length - 1} tokens .* less {room + 1} for the answer.*, got {length}"
+    with pytest.raises(ValueError, match=message):
+        few_shot(model, task.scored(il.tasks.F1(n_new=room + 1)), shots=0)
 
 
 def test_the_other_kinds_top_heads_are_left_out():

@@ -9,7 +9,12 @@ import torch
 
 import induction_lens as il
 from induction_lens.detectors import Aim, attention_on_aims
-from induction_lens.detectors.kinds import AntiCopyingHeads, NGramHeads, match_aims
+from induction_lens.detectors.kinds import (
+    AntiCopyingHeads,
+    NGramHeads,
+    TokenCopyingHeads,
+    match_aims,
+)
 from induction_lens.detectors.targets import two_token_match
 from induction_lens.detectors.token_copying import changes, copying_prompts
 from induction_lens.models import Sequences, running
@@ -359,6 +364,29 @@ def translated(words):
         for query, key, other in zip(queries, order, others, strict=True)
     ]
     return Item(prompt.strip(), "w9", targets=tuple(targets))
+
+
+def test_a_different_passage_is_nowhere_in_the_passage():
+    for seed in (
+        0,
+        1,
+        14,
+        38,
+    ):  # at three of them its own second half followed a passage
+        for item in literal_copying(different=True, seed=seed).items:
+            passage, _, rest = item.prompt.partition("\n\n")
+            words, whole = rest.split(), " ".join(passage.split())
+            assert not any(" ".join(words[n : n + 4]) in whole for n in range(len(words) - 3))
+    with pytest.raises(
+        ValueError, match="two or more that begin differently, got some that begin alike"
+    ):
+        literal_copying([PASSAGES[0], PASSAGES[0]], different=True)
+
+
+def test_kinds_need_sequences():
+    for kind in (NGramHeads, TokenCopyingHeads, ConceptCopyingHeads):
+        with pytest.raises(ValueError, match="n_sequences to be a whole number from 1"):
+            kind(n_sequences=0)
 
 
 def test_a_copying_head_is_no_translation_head_unless_words_are_the_same(circuit):

@@ -145,16 +145,16 @@ def test_bad_input_is_refused(circuit):
         ngram_control(circuit, ["1.0"], text, tables)
 
 
-BAD_TOKENS = [[[0, 1, 2]], torch.tensor([0, 1, 2]), torch.rand(2, 3), torch.zeros(0, 3).long()]
+BAD_TOKENS = ["0 1 2", torch.zeros(1, 2, 3).long(), torch.rand(2, 3), torch.zeros(0, 3).long()]
 
 
 @pytest.mark.usefixtures("_as_users_call")
-@pytest.mark.parametrize("tokens", BAD_TOKENS, ids=["list", "1d", "float", "empty"])
+@pytest.mark.parametrize("tokens", BAD_TOKENS, ids=["text", "3d", "float", "empty"])
 def test_what_is_no_sequence_of_ids_is_refused(tokens):
     tables = count_ngrams(torch.tensor([[0, 1, 2]]), d_vocab=3)
-    with pytest.raises(ValueError, match=r"token ids of shape \[sequence pos\], one at least, got"):
+    with pytest.raises(ValueError, match=r"a tensor of whole numbers \[batch pos\], got"):
         count_ngrams(tokens, d_vocab=3)
-    with pytest.raises(ValueError, match=r"token ids of shape \[sequence pos\], one at least, got"):
+    with pytest.raises(ValueError, match=r"a tensor of whole numbers \[batch pos\], got"):
         tables.losses(tokens, order=2)
 
 

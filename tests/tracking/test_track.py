@@ -584,8 +584,8 @@ def test_token_ids_in_any_form_are_the_same_text(tracked, run, form, loads):
         ({"out": None}, "the output folder to be the path of a file or folder, got None"),
         ({"run": None}, "run to be a training run, a suite, or models as .* got None"),
         ({"run": 3}, "run to be a training run, a suite, or models as .* got 3"),
-        ({"text": TEXT.float()}, r"text to be a tensor of whole numbers \[sequence pos\]"),
-        ({"text": TEXT[0]}, "text to be a tensor of whole numbers"),
+        ({"text": TEXT.float()}, r"text to be a tensor of whole numbers \[batch pos\]"),
+        ({"text": TEXT[None]}, "text to be a tensor of whole numbers"),
         ({"text": TEXT + 1}, "with ids from 0 to 30, got 37 tokens with ids from 1 to 31"),
         ({"text": TEXT - 1}, "with ids from 0 to 30, got 37 tokens with ids from -1 to 29"),
         ({"text": TEXT.repeat(1, 2)}, "text of at most 41 tokens a sequence, .* got 74 tokens"),
@@ -597,6 +597,16 @@ def test_options_are_refused_before_any_work(run, options, message, loads, tmp_p
         track(given.pop("run"), **given)
     assert loads == []
     assert not list(tmp_path.iterdir())
+
+
+def test_text_may_be_lists_an_array_or_with_its_documents(run, tracked, tmp_path):
+    forms = (TEXT.tolist(), TEXT.numpy(), TextTokens(TEXT, torch.zeros_like(TEXT)))
+    for number, text in enumerate(forms):
+        options = {**OPTIONS, "text": text, "methods": "zero"}
+        found = track(_only(run, 0), out=tmp_path / str(number), **options)
+        assert torch.equal(found.icl[0], tracked[0].icl[0])
+    with pytest.raises(ValueError, match="expected text to be token ids or sources of text, got"):
+        track(run, **{**OPTIONS, "text": {"input_ids": TEXT}, "out": tmp_path / "words"})
 
 
 def test_one_method_can_be_named_alone(run, tmp_path):
