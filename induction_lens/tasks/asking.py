@@ -142,7 +142,8 @@ class Asking:
                         batch = Batch(tokens[some], rows, ablations, wanted, [due], known={})
                         for members, losses in passes(road, batch):
                             right = (-losses[..., 0]).exp().cpu()
-                            found[torch.tensor(members, device="cpu")[:, None], rows] = right
+                            places = torch.tensor(members, device="cpu")[:, None]
+                            found[places, rows] = right
                         done(len(rows))
         if not bool(torch.isfinite(found).all()):
             raise not_finite(

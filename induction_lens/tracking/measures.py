@@ -262,7 +262,8 @@ def _ids_or_documents(text: Any) -> Tensor | tuple[str, ...] | None:
     ids = None if isinstance(given, (str, Path, TextSource)) else whole_numbers(given)
     if ids is None:
         return tuple(read_documents(given))
-    return ids_of("text", ids, remedy="give token ids of one length, as `sample_text` makes them")
+    remedy = "give token ids of one length, as `sample_text` makes them"
+    return ids_of("text", ids, remedy=remedy)
 
 
 def _digest(text: Any) -> str | None:

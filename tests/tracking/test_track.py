@@ -607,6 +607,8 @@ def test_text_may_be_lists_an_array_or_with_its_documents(run, tracked, tmp_path
         assert torch.equal(found.icl[0], tracked[0].icl[0])
     with pytest.raises(ValueError, match="expected a file, a folder or a text, got 'words'"):
         track(run, **{**OPTIONS, "text": "words", "out": tmp_path / "words"})
+    with pytest.raises(ValueError, match="expected text to be token ids or sources of text, got"):
+        track(run, **{**OPTIONS, "text": {"input_ids": TEXT}, "out": tmp_path / "words"})
 
 
 def test_one_method_can_be_named_alone(run, tmp_path):
