@@ -16,7 +16,7 @@ from induction_lens.models import bos_id
 from induction_lens.tasks import Task, few_shot, few_shot_prompts
 from induction_lens.tasks.asking import Asking, Without
 from induction_lens.tasks.scoring import answered
-from tests.hf_folders import hugging_face_model
+from tests.hf_folders import D_VOCAB, hugging_face_model
 from tests.tasks.material import (
     first_word_task,
     key_task,
@@ -188,6 +188,7 @@ def test_a_tokenizer_that_was_used_before_gives_the_same_prompts_and_stays_as_it
         assert used.backend_tokenizer.to_str() == before
     finally:
         model.tokenizer = own
+        model.cfg.d_vocab = D_VOCAB  # which a bridge takes from any tokenizer it is given
     read = [model.tokenizer.decode(ids[1:]) for ids in plain.ids]
     assert read == list(plain.texts)
     assert all(bos_id(model) not in ids[1:] for ids in plain.ids)  # <s> is text there
