@@ -50,6 +50,7 @@ class WrittenTasks(Language):
 
     Examples:
         >>> language = il.tasks.WrittenTasks(il.load("toy-2l").tokenizer)
+        >>> import torch
         >>> print(language.document(torch.Generator().manual_seed(3))[:25])
         Z Q Q Q: Res
         L V V V: Res
@@ -107,6 +108,7 @@ def labelled_words(generator: torch.Generator, n_items: int) -> Task:
         n_items: Items to draw, with replacement.
 
     Examples:
+        >>> import torch
         >>> task = il.tasks.labelled_words(torch.Generator().manual_seed(1), 3)
         >>> [(item.prompt, item.answer) for item in task.items]
         [('January writer', 'Tim'), ('snake grey', 'Dax'), ('lizard purple', 'Dax')]
@@ -148,6 +150,7 @@ def labelled_letters(generator: torch.Generator, n_items: int) -> Task:
         n_items: Items to draw, with replacement.
 
     Examples:
+        >>> import torch
         >>> task = il.tasks.labelled_letters(torch.Generator().manual_seed(1), 3)
         >>> [(item.prompt, item.answer) for item in task.items]
         [('C P C', 'Wug'), ('F N F', 'Wug'), ('G Z G', 'Wug')]
@@ -172,6 +175,7 @@ def listed_pairs(generator: torch.Generator, n_items: int) -> Task:
         n_items: Items to draw, with replacement.
 
     Examples:
+        >>> import torch
         >>> task = il.tasks.listed_pairs(torch.Generator().manual_seed(5), 2)
         >>> [(item.prompt, item.answer) for item in task.items]
         [('September', 'August'), ('18', '17')]
