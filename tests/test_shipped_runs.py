@@ -10,7 +10,9 @@ import pytest
 import torch
 
 import induction_lens as il
+from induction_lens.detectors import copying
 from induction_lens.dynamics import co_occurrence, phase_change
+from induction_lens.models import unembedding
 from induction_lens.reports.training import training_report
 from induction_lens.reports.training.runs import SHIPPED
 from induction_lens.toys.snapshots import TOKENIZER, load
@@ -57,7 +59,7 @@ def test_everything_that_ships_is_there_and_small():
     ],
 )
 @pytest.mark.slow
-def test_the_last_point_is_what_measuring_the_weights_gives(name, tmp_path):
+def test_the_last_point_is_what_measuring_the_weights_gives(name, tmp_path, monkeypatch):
     """Rebuilt from the shipped weights, within what another processor's sums differ by."""
     shipped = Trajectory.read(SHIPPED / name / "trajectory.parquet")
     text = read_evaluation(SHIPPED / EVALUATION)
@@ -81,8 +83,12 @@ def test_the_last_point_is_what_measuring_the_weights_gives(name, tmp_path):
         again.loss_by_position[-1, 1:], shipped.loss_by_position[-1, 1:], atol=1e-4
     )
     assert torch.allclose(again.token_losses[-1], shipped.token_losses[-1], atol=2e-2)  # float16
+    # these runs were tracked when `W_U` was not centred for copying from weights
+    monkeypatch.setattr(copying, "_centred_unembedding", lambda model: unembedding(model).float())
+    found = {detector: scores[-1] for detector, scores in again.scores.items()}
+    found["copying_weights"] = copying.copying_from_weights(load(run / "model")).values
     for detector, scores in shipped.scores.items():
-        assert torch.allclose(again.scores[detector][-1], scores[-1], atol=1e-4), detector
+        assert torch.allclose(found[detector], scores[-1], atol=1e-4), detector
     for method, effects in shipped.effects.items():
         assert torch.allclose(again.effects[method][-1], effects[-1], atol=1e-4), method
 
