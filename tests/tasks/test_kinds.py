@@ -275,6 +275,20 @@ def test_function_vector_scores_on_both_classes(implementation):
     assert float(ours.abs().max()) > 2e-5
 
 
+def test_function_vector_scores_weigh_tasks_alike_whatever_their_size():
+    model = hugging_face_model("gpt2")
+    many = Task.from_pairs("plurals", PLURALS, template="{prompt}: {answer}\n")
+    few = Task.from_pairs("back", list(PLURALS.items())[:3], template="{prompt} - {answer}\n")
+    options = {"shots": 2, "n_items": len(many.items)}
+    found = FunctionVectorHeads(tasks=[many, few], **options).score(model, progress=False)
+    each = [effects(model, task, **options, progress=False) for task in (many, few)]
+    assert each[0].shape[-1] > each[1].shape[-1]
+    means = torch.stack([part[0].double().mean(-1) for part in each])
+    torch.testing.assert_close(found.values.double(), means.mean(0), atol=1e-6, rtol=1e-4)
+    alike = torch.cat([part[0].double() for part in each], -1).mean(-1)  # items alike
+    assert not torch.allclose(found.values.double(), alike, atol=1e-6, rtol=1e-2)
+
+
 def test_what_the_circuit_owes_to_one_head_is_known(circuit):
     """Examples are all wrong, so the right answer is unlikely. Written over by its mean over right
     examples, 1.0 raises both answers alike, and no other head changes anything."""
