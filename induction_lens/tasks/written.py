@@ -1,8 +1,8 @@
 """Tasks as a language: documents of worked examples, written as `few_shot` asks them.
 
 A model that is trained on them, in a mixture with text, learns to read a task from examples. Every
-document is of one task, drawn afresh, and labels are dealt out anew in each, so that they have to
-be read from the document. No prompt of a ready task with labels (`pattern`, `ABAB`, `classes-2` and
+document is of one task, drawn for it alone, and so are its labels: they have to be read from the
+document. No prompt of a ready task with labels (`pattern`, `ABAB`, `classes-2` and
 the like) is ever drawn, nor any pair of the list of plurals: on these, a model that was trained so
 is asked what it has not seen.
 """
@@ -22,6 +22,7 @@ from torch import Tensor
 from induction_lens import checks
 from induction_lens.languages import Language
 from induction_lens.languages.language import BOS
+from induction_lens.models.encoding import PlacedEncoder
 from induction_lens.tasks.ready import LETTERS, letter_sequences, ready, some_of, successors
 from induction_lens.tasks.scoring import Choice
 from induction_lens.tasks.task import LABELLED, Item, Task
@@ -35,7 +36,7 @@ FORMS = ("ABAB", "ABBB", "ABCBA", "AABB", "ABBA", "ABA", "AAB", "ABCABC")
 """The forms that letters are written in."""
 _WORDS = ("Foo", "Bar", "Mur", "Res", "Dax", "Wug", "Lem", "Nob", "Tim", "Gul", "Hap", "Vex", "Pim")
 LABELS = (*_WORDS, "0", "1", "2", "3", "4")
-"""The labels that are dealt out, among them those of the ready tasks."""
+"""The labels that are drawn from, among them those of the ready tasks."""
 LISTS = ("antonyms", "past tense", "capitals")
 """The lists of pairs that are written, beside successors; plurals are kept apart."""
 Maker = Callable[[torch.Generator, int], Task]
@@ -80,13 +81,14 @@ class WrittenTasks(Language):
         return len(self.tokenizer)
 
     def _sampled(self, n: int, seq_len: int, rng: torch.Generator) -> Int[Tensor, "batch pos"]:
+        encode = PlacedEncoder(self.tokenizer)  # whatever the tokenizer was used for before
         rows = []
         for _ in range(n):
             row: list[int] = []
             while len(row) < seq_len:
                 text = self.document(rng)
                 row += [BOS] if row else []
-                row += self.tokenizer(text, add_special_tokens=False)["input_ids"]
+                row += encode(text)[0]
             rows.append(row[:seq_len])
         return torch.tensor(rows, dtype=torch.long, device="cpu")
 

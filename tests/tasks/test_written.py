@@ -1,5 +1,6 @@
 """Tasks as a language: what is written, in which form, and what is never written."""
 
+import copy
 from collections import defaultdict
 
 import pytest
@@ -48,6 +49,16 @@ def test_sequences_are_documents_in_the_form_that_is_asked(tokenizer):
             text = language.document(generator)
             expected += tokenizer(text, add_special_tokens=False)["input_ids"] + [0]
         assert row.tolist() == expected[:200]
+
+
+def test_a_tokenizer_that_was_used_before_writes_the_same_and_stays_as_it_was(tokenizer):
+    used = copy.deepcopy(tokenizer)
+    used.backend_tokenizer.enable_truncation(3)
+    used.backend_tokenizer.enable_padding(length=40)
+    before = used.backend_tokenizer.to_str()
+    plain = WrittenTasks(tokenizer).sample(2, seq_len=120, seed=5)
+    assert WrittenTasks(used).sample(2, seq_len=120, seed=5).equal(plain)
+    assert used.backend_tokenizer.to_str() == before
 
 
 def test_a_document_is_a_prompt_of_few_shot(tokenizer):
