@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from induction_lens.ablation.each_head import ablate_each_head
-from induction_lens.ablation.study import ablate
+from induction_lens.ablation.sets import ablate
 from induction_lens.detectors import score_heads
 from induction_lens.inputs.tokens import repeated_random_tokens
 from induction_lens.loading import load

@@ -8,7 +8,7 @@ import torch
 from induction_lens import metrics
 from induction_lens.ablation import Mean
 from induction_lens.ablation.each_head import ablate_each_head
-from induction_lens.ablation.study import ablate
+from induction_lens.ablation.sets import ablate
 from induction_lens.detectors import score_heads
 from induction_lens.metrics import icl_per_sequence, icl_score
 from induction_lens.models import check_weights

@@ -12,12 +12,8 @@ from induction_lens.ablation.methods import (
     Resample,
     Zero,
 )
-from induction_lens.ablation.study import (
-    AblationStudy,
-    Control,
-    ablate,
-    ablate_by_methods,
-)
+from induction_lens.ablation.sets import ablate, ablate_by_methods
+from induction_lens.ablation.study import AblationStudy, Control
 
 __all__ = [
     "METHODS",

@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from induction_lens.ablation.effect_estimates import EffectEstimates
@@ -84,16 +84,12 @@ class UntilDecided(Allocation):
 
     scores: Callable[[Losses], Float[Tensor, " batch"]]
     """The ICL score of each sequence in one run."""
-    documents: Int[Tensor, "batch pos"] | None
-    """The document of each token, where that is known."""
-    late: int
-    """The position whose documents are the units of intervals."""
+    estimates: EffectEstimates
+    """What is known of each ablation besides, and of the text."""
     tested: Mapping[int, int] = field(default_factory=dict)
     """For each control set, the tested set that it is compared with."""
     heads: Sequence[int] = ()
     """The ablations of one head each."""
-    estimates: EffectEstimates | None = None
-    """What is known of each ablation; None: only its mean."""
     first: int = FIRST_PART
     """Sequences in the first part."""
     least: int = 0
@@ -126,7 +122,7 @@ class UntilDecided(Allocation):
     def _told(self, tested: int, control: int, difference: Float[Tensor, " batch"]) -> bool:
         """Whether it is known which of two sets has the larger effect on all the sequences, or that
         they differ by what is negligible, among as many as there are control sets."""
-        mean, error, n_units = self._estimates.of_all(tested, difference, less=control)
+        mean, error, n_units = self.estimates.of_all(tested, difference, less=control)
         reach = simultaneous_quantile(len(self.tested), n_units) * error
         return abs(mean) > reach or abs(mean) + reach < NEGLIGIBLE
 
@@ -135,7 +131,7 @@ class UntilDecided(Allocation):
         negligible."""
         if not effects:
             return set()
-        known = [self._estimates.of(index, some) for index, some in effects.items()]
+        known = [self.estimates.of(index, some) for index, some in effects.items()]
         numbers = torch.tensor(known, dtype=torch.float64, device="cpu")
         means, errors, n_units = numbers.unbind(1)
         reach = simultaneous_quantile(len(self.heads), int(n_units.min())) * errors
@@ -150,10 +146,6 @@ class UntilDecided(Allocation):
     def _known(self, index: int, effects: Float[Tensor, " n"]) -> bool:
         """Whether few exact passes are enough: the first order spares others, or what they would
         change is negligible."""
-        _, error, n_units = self._estimates.of(index, effects)
+        _, error, n_units = self.estimates.of(index, effects)
         reach = simultaneous_quantile(1, n_units) * error
-        return reach < NEGLIGIBLE or self._estimates.gained(index, effects)
-
-    @property
-    def _estimates(self) -> EffectEstimates:
-        return self.estimates or EffectEstimates(self.documents, self.late)
+        return reach < NEGLIGIBLE or self.estimates.gained(index, effects)

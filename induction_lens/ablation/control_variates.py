@@ -40,13 +40,8 @@ def control_variate_mean(
         cheap: Cheap values of all sequences.
         documents: The document of each sequence: documents are the units; None: sequences.
     """
-    n, n_all = len(exact), len(cheap)
-    numbers = np.arange(n_all) if documents is None else documents.cpu().numpy()
-    _, unit = np.unique(numbers, return_inverse=True)
-    sums = _Sums.of(
-        exact.double().cpu().numpy(), cheap.double().cpu().numpy(), unit, measured=np.arange(n)
-    )
-    n_units = int(unit.max()) + 1
+    sums, _ = _summed(exact, cheap, documents)
+    n_units = sums.measured.shape[1]
     estimates = sums.estimates()
     of_all, without_each = estimates[0], estimates[1:]
     known = np.isfinite(without_each)
@@ -69,14 +64,24 @@ def error_of_all(
     all these sequences themselves, which no further one of them takes away.
     """
     n, n_all = len(exact), len(cheap)
-    units = None if documents is None else documents[:n]
-    numbers = np.arange(n_all) if documents is None else documents.cpu().numpy()
-    _, unit = np.unique(numbers, return_inverse=True)
+    sums, unit = _summed(exact, cheap, documents)
+    slopes = torch.from_numpy(sums.slopes()[unit[:n]])
     e, f = exact.double().cpu(), cheap.double().cpu()
-    sums = _Sums.of(e.numpy(), f.numpy(), unit, measured=np.arange(n))
-    slopes = torch.from_numpy(_slope(sums.measured.sum(1, keepdims=True) - sums.measured)[unit[:n]])
     left = e - slopes * (f[:n] - f[n:].mean())
+    units = None if documents is None else documents[:n]
     return float(standard_error(left, units)) * math.sqrt(1 - n / n_all)
+
+
+def _summed(
+    exact: Float[Tensor, " n"],
+    cheap: Float[Tensor, " batch"],
+    documents: Shaped[Tensor, " batch"] | None,
+) -> tuple[_Sums, np.ndarray]:
+    """The sums over each unit, and which unit each sequence is of."""
+    numbers = np.arange(len(cheap)) if documents is None else documents.cpu().numpy()
+    _, unit = np.unique(numbers, return_inverse=True)
+    e, f = (values.double().cpu().numpy() for values in (exact, cheap))
+    return _Sums.of(e, f, unit, measured=np.arange(len(e))), unit
 
 
 class _Sums:
@@ -104,6 +109,10 @@ class _Sums:
             np.stack([by_unit(column, its) for column in columns]),
             np.stack([by_unit(np.ones_like(g), rest), by_unit(g, rest)]),
         )
+
+    def slopes(self) -> np.ndarray:
+        """The slope of e on f by all units but one, for each that is left out."""
+        return _slope(self.measured.sum(1, keepdims=True) - self.measured)
 
     def estimates(self) -> np.ndarray:
         """With all units, and without each."""

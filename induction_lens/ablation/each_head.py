@@ -105,11 +105,9 @@ def until_decided(
     """
     return UntilDecided(
         measured_on.scores,
-        measured_on.sequences.documents,
-        measured_on.at.late,
+        estimates,
         tested=tested or {},
         heads=heads,
-        estimates=estimates,
         first=FEWEST_EXACT if by_first_order else FIRST_PART,
         least=FIRST_PART,
     )

@@ -19,8 +19,9 @@ from induction_lens.ablation.each_head import (
 from induction_lens.ablation.first_order import pays
 from induction_lens.ablation.measured_text import MeasuredText
 from induction_lens.ablation.methods import AblationMethod
+from induction_lens.ablation.sets import StudiedSets
 from induction_lens.ablation.stopping import Stopping, UntilStopped
-from induction_lens.ablation.study import AblationStudy, StudiedSets
+from induction_lens.ablation.study import AblationStudy
 from induction_lens.estimates import bootstrap_mean
 from induction_lens.estimators import Losses
 from induction_lens.heads import HeadScores

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from induction_lens import checks
 from induction_lens.ablation.methods import AblationMethod, Method, as_method
-from induction_lens.ablation.study import ablate
+from induction_lens.ablation.sets import ablate
 from induction_lens.detectors import score_heads
 from induction_lens.inputs import sample_text
 from induction_lens.loading import load

@@ -19,7 +19,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from induction_lens.ablation.methods import METHODS
-from induction_lens.ablation.study import AblationStudy, ablate_by_methods
+from induction_lens.ablation.sets import ablate_by_methods
+from induction_lens.ablation.study import AblationStudy
 from induction_lens.detectors import score_heads
 from induction_lens.estimates import columns
 from induction_lens.files import atomic_path

@@ -9,7 +9,7 @@ import induction_lens as il
 from induction_lens import metrics
 from induction_lens.ablation import METHODS, Mean, knocked_out
 from induction_lens.ablation.each_head import ablate_each_head
-from induction_lens.ablation.study import ablate
+from induction_lens.ablation.sets import ablate
 from induction_lens.detectors import DETECTORS, score_heads
 from induction_lens.models import sequences_of
 from induction_lens.toys.model import ToyConfig, build_toy, toy_weights

@@ -29,6 +29,10 @@ TARGETS = {
         (*_VALUES, "ablation/test_ablation.py"),
         leave_out=f"{_SLOW} or {_NOT_STUDIES} or llama or dropped or drops",
     ),
+    "ablation/sets.py": Target(
+        (*_VALUES, "ablation/test_ablation.py"),
+        leave_out=f"{_SLOW} or {_NOT_STUDIES} or llama or dropped or drops",
+    ),
     "ablation/methods.py": Target(
         (*_VALUES, "ablation/test_methods.py", "ablation/test_ablation.py"), leave_out=_SLOW
     ),

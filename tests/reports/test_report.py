@@ -19,7 +19,8 @@ import scipy.stats
 import torch
 
 from induction_lens import checks
-from induction_lens.ablation.study import AblationStudy, Control, ablate
+from induction_lens.ablation.sets import ablate
+from induction_lens.ablation.study import AblationStudy, Control
 from induction_lens.cli.models import report_command
 from induction_lens.detectors import score_heads
 from induction_lens.estimates import Estimate

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from induction_lens.ablation.allocation import UntilDecided
+from induction_lens.ablation.effect_estimates import EffectEstimates
 from induction_lens.estimates import simultaneous_quantile
 from induction_lens.estimators import Losses
 
@@ -86,8 +87,7 @@ def _measured(values: np.ndarray, *, n_heads: int) -> tuple[np.ndarray, np.ndarr
     tested = dict.fromkeys(range(1, 1 + n_heads), 0)
     allocation = UntilDecided(
         lambda losses: losses.long[..., 0],
-        None,
-        0,
+        EffectEstimates(None, 0),
         tested=tested,
         heads=range(1 + n_heads, 1 + 2 * n_heads),
     )

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from induction_lens.ablation.methods import METHODS
-from induction_lens.ablation.study import ablate, ablate_by_methods
+from induction_lens.ablation.sets import ablate, ablate_by_methods
 from induction_lens.toys.model import ToyConfig, build_toy
 from induction_lens.tracking.final_model import measure_end, read_end, write_end
 from induction_lens.tracking.ngrams import count_ngrams, ngram_control

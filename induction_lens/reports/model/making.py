@@ -14,8 +14,9 @@ from induction_lens.ablation.jointly import studies_and_single_heads
 from induction_lens.ablation.measured_text import MeasuredText
 from induction_lens.ablation.methods import Mean
 from induction_lens.ablation.precision import compares_in_bfloat16
+from induction_lens.ablation.sets import StudiedSets
 from induction_lens.ablation.stopping import Stopping
-from induction_lens.ablation.study import AblationStudy, StudiedSets
+from induction_lens.ablation.study import AblationStudy
 from induction_lens.circuits import Circuit, Material
 from induction_lens.circuits import circuit as find_circuit
 from induction_lens.circuits.material import N_SEQUENCES, N_SEQUENCES_OF_LARGE
