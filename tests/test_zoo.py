@@ -8,7 +8,7 @@ import pytest
 
 import induction_lens as il
 from induction_lens import loading
-from induction_lens.ablation import study as ablation
+from induction_lens.ablation import sets as ablation
 from induction_lens.inputs import corpus
 from induction_lens.models import toy_weights
 from induction_lens.tasks import few_shot, ready

@@ -17,7 +17,7 @@ from induction_lens.ablation import (
     hooks,
     knocked_out,
 )
-from induction_lens.ablation import study as ablation
+from induction_lens.ablation import sets as ablation
 from induction_lens.ablation.each_head import ablate_each_head
 from induction_lens.ablation.outputs import other_rows
 from induction_lens.heads import Head

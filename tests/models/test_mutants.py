@@ -14,7 +14,7 @@ import torch
 
 from induction_lens import metrics
 from induction_lens.ablation import context, controls, hooks, methods, outputs
-from induction_lens.ablation import study as ablation
+from induction_lens.ablation import sets as ablation
 from induction_lens.ablation.each_head import ablate_each_head
 from induction_lens.detectors import attention, copying
 from induction_lens.dynamics import change, phase_change
