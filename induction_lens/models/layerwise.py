@@ -26,6 +26,7 @@ from torch import Tensor
 from induction_lens.models.attention import (
     Attention,
     FusedAttention,
+    attended,
     attended_with_totals,
     takes_totals,
 )
@@ -183,23 +184,7 @@ class LayerByLayer(Run):
         self, layer: int, inputs: AttentionInputs, positions: Sequence[int] | None = None
     ) -> Float[Tensor, "batch read_pos head d_head"]:
         """The heads' outputs `z`, at all positions or at some, which queries may be reduced to."""
-        inputs = inputs.for_each_head()
-        query, key, value = inputs.query, inputs.key, inputs.value
-        assert value is not None
-        mask = None
-        if positions is not None:
-            at = torch.tensor(list(positions), device=query.device)
-            query = query if query.shape[1] == len(at) else query[:, at]
-            mask = torch.arange(key.shape[1], device=query.device)[None, :] <= at[:, None]
-        z = F.scaled_dot_product_attention(
-            query.transpose(1, 2),
-            key.transpose(1, 2),
-            value.transpose(1, 2),
-            attn_mask=mask,
-            is_causal=mask is None,
-            scale=self.scale(layer),
-        )
-        return z.transpose(1, 2)
+        return attended(inputs, positions, scale=self.scale(layer))
 
     def attention_out(
         self, layer: int, z: Float[Tensor, "batch read_pos head d_head"]

@@ -189,6 +189,7 @@ def test_rotation_by_halves_is_hugging_faces():
 def test_losses_where_they_are_read_are_those_of_the_whole_pass(name, implementation, monkeypatch):
     model = _toy(implementation) if name == "toy" else hugging_face_model(name)
     monkeypatch.setattr("induction_lens.models.passes._LOGITS_BYTES", 4 * 311 * 3)  # many pieces
+    monkeypatch.setattr("induction_lens.models.passes._FEWEST_ROWS", 1)
     with torch.no_grad():
         logits = model(TOKENS)
         losses = losses_at(model, TOKENS, [17, 4, 1])
@@ -218,6 +219,7 @@ def test_logits_that_are_capped_after_the_unembedding_are_found_out(implementati
 
 def test_pieces_are_no_larger_than_the_budget(monkeypatch):
     monkeypatch.setattr("induction_lens.models.passes._LOGITS_BYTES", 4 * 31 * 6)
+    monkeypatch.setattr("induction_lens.models.passes._FEWEST_ROWS", 1)
     sizes = []
 
     class Ones(Unembedder):
