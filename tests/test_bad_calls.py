@@ -340,7 +340,7 @@ def _cases_of_toys(given: SimpleNamespace) -> Iterator[Case]:
     yield from _cases(
         il.toys.ToyConfig,
         {},
-        n_layers=(*widths, 7, None),
+        n_layers=(*widths, 49, None),
         d_model=(*widths, None, 126),
         n_heads=(*widths, None, 5),
         d_head=(*widths, 7),

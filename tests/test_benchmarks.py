@@ -13,6 +13,7 @@ import induction_lens as il
 from induction_lens.models import HAS_HOOKED_TRANSFORMER, toy_weights
 from tests.benchmarks import __main__ as command
 from tests.benchmarks import detection, harness, lean, sweeping, tables
+from tests.benchmarks.embedded import gpt2_with_circuit
 from tests.benchmarks.harness import Row, Run, Target
 from tests.benchmarks.shapes import build, tokens_for
 
@@ -204,3 +205,16 @@ def test_the_command_writes_what_it_prints_and_goes_on_after_a_failure(
     assert "| one | 6 s | 2 s | 3 | 0 → 0 (0.50×) |  | ratio ≥ 3.5: missed |" in tables.markdown(
         [row]
     )
+
+
+def test_the_larger_model_predicts_what_the_toy_inside_it_does():
+    """Where its other weights write nothing; the mark of foreign tokens is the small rest."""
+    toy = il.load("toy-2l")
+    larger = gpt2_with_circuit(quick=True, writes=0.0)
+    assert (larger.cfg.n_layers, larger.cfg.d_head) == (8, 2 * toy.cfg.d_head)
+    tokens = il.sample_text(toy, n_sequences=2, seq_len=200).tokens
+    losses, expected = (il.per_token_loss(m, tokens)[:, 1:] for m in (larger, toy))
+    assert (losses - expected).abs().max() < 0.05
+    assert (losses - expected).abs().mean() < 0.005
+    scores, of_toy = (il.score_heads(m)["induction"].values for m in (larger, toy))
+    assert torch.allclose(scores[7], of_toy[1], atol=0.02)

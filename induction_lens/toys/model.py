@@ -35,7 +35,7 @@ Positions = Literal["rotary", "standard", "shortformer"]
 # Largest widths: more is a slip of the keyboard, and takes all memory before it is noticed.
 _WIDEST, _LONGEST = 2**16, 2**20
 _WHOLE = {
-    "n_layers": (1, 6),
+    "n_layers": (1, 48),
     "d_model": (1, _WIDEST),
     "n_heads": (1, _WIDEST),
     "d_vocab": (1, _LONGEST),
@@ -59,7 +59,7 @@ class ToyConfig:
     """
 
     n_layers: int = 2
-    """Number of blocks, 1 to 6."""
+    """Number of blocks, 1 to 48."""
     d_model: int = 128
     """Width of the residual stream."""
     n_heads: int = 4
