@@ -214,12 +214,12 @@ def test_widths_follow_from_others():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n_layers": 0}, "n_layers to be a whole number from 1 to 6, got 0"),
+        ({"n_layers": 0}, "n_layers to be a whole number from 1 to 48, got 0"),
         (
             {"distance_bias": 1.0, "positions": "standard"},
             "rotary positions with distance_bias, got 'standard'",
         ),
-        ({"n_layers": 7}, "n_layers to be a whole number from 1 to 6, got 7"),
+        ({"n_layers": 49}, "n_layers to be a whole number from 1 to 48, got 49"),
         ({"d_vocab": 0}, "d_vocab to be a whole number from 1 to 1048576, got 0"),
         ({"n_heads": 5}, "multiple of n_heads, got 128 and 5"),
         ({"d_head": 7}, "even for rotary positions, got 7"),
