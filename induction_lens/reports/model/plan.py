@@ -93,7 +93,7 @@ class Plan:
         costs = self.costs
         of_each = 2 * costs.clean + costs.tested + (self.n_methods - 1) * costs.other
         controls = self.n_controlled * self.n_controls * n_controlled_on
-        of_scores = (_SCORING + 3 * self._n_first_order) * costs.clean
+        of_scores = _SCORING * costs.layers + self._n_first_order * costs.slopes
         alone = controls * costs.control + n_alone * costs.alone
         return self.n_sequences * of_each + alone + of_scores
 
@@ -147,6 +147,10 @@ class Costs:
     """A control set knocked out, losses around two positions."""
     alone: float
     """One head knocked out, losses around two positions, on average over layers."""
+    layers: float
+    """The layers of the whole model, without losses and without a short cut."""
+    slopes: float
+    """The layers and the slopes of losses around two positions: three times a pass."""
 
     @classmethod
     def measure(cls, model: Model, data: Data, studied: Sequence[Head]) -> Costs:
@@ -160,7 +164,7 @@ class Costs:
         with run(model, tokens[:1].to(device_of(model)), unembeds=True) as road:
             whole = road.why_whole is not None
         if whole:
-            return cls(clean, clean, clean, clean, clean)
+            return cls(clean, clean, clean, clean, clean, clean, 3 * clean)
         layers = 12 * sizes.n_layers * sizes.d_model**2
         body = clean * layers / (layers + sizes.d_vocab * sizes.d_model)
         first = min(head.layer for head in studied)
@@ -168,10 +172,17 @@ class Costs:
         short = 1 + (data.positions.early + data.positions.window) / tokens.shape[1]
         average = body * (sizes.n_layers + 1) / (2 * sizes.n_layers)
         tested, control = (clean - below) * short, (body - below) * short
-        if not compares_in_bfloat16(model):
-            return cls(clean * short, tested, tested, control, average * short)
-        control, alone = _ROUGH * control, _ROUGH * average * short
-        return cls(clean * short, tested, control, control, alone)
+        in_bfloat16 = compares_in_bfloat16(model)
+        rough = _ROUGH if in_bfloat16 else 1.0
+        return cls(
+            clean=clean * short,
+            tested=tested,
+            other=rough * control if in_bfloat16 else tested,
+            control=rough * control,
+            alone=rough * average * short,
+            layers=body,
+            slopes=rough * 3 * body * short,
+        )
 
 
 def spoken(seconds: float) -> str:
