@@ -147,8 +147,8 @@ def unembedded_losses(
     final: Float[Tensor, "batch read_pos d_model"],
     predicted: Int[Tensor, "batch read_pos"],
 ) -> Float[Tensor, "batch read_pos"]:
-    """The losses of predicted tokens, in nats, unembedded in pieces of a fixed memory budget; never
-    in bfloat16, unless the weights are."""
+    """The losses of predicted tokens, in nats, unembedded in pieces of a memory budget, or of
+    `_FEWEST_ROWS` where these take more; never in bfloat16, unless the weights are."""
     rows, targets = final.flatten(0, 1), predicted.flatten()
     size = max(_FEWEST_ROWS, _LOGITS_BYTES // (4 * unembed.d_vocab))
     with unrounded(final):

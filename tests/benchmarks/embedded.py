@@ -20,6 +20,7 @@ from induction_lens.models import toy_weights
 
 LAYERS = (5, 7)
 """Where the toy's two layers are, as GPT-2's previous-token and induction heads."""
+_PARTS = tuple(f"{kind}_{x}" for kind in "Wb" for x in "QKVO")
 _MARK = 0.1  # what every token writes into a coordinate of its own, which rules out foreign tokens
 
 
@@ -42,8 +43,8 @@ def gpt2_with_circuit(*, quick: bool, writes: float = 0.01) -> Any:
             scale = writes / math.sqrt(2 * config.n_layers) if writer else 0.02
             weight.copy_(scale * torch.randn(weight.shape, generator=generator))
             if writer:
-                weight[..., -2:] = 0
-            if name.endswith(("b_O", "b_out")):
+                weight[..., -2:] = 0  # where the mark is
+            elif name.endswith(("b_O", "b_out")):
                 weight.zero_()
         width, n_heads, n_tokens = small.d_model, small.n_heads, small.d_vocab
         larger = math.sqrt(config.d_model / width)
@@ -60,20 +61,18 @@ def gpt2_with_circuit(*, quick: bool, writes: float = 0.01) -> Any:
         for layer, place in enumerate(LAYERS):
             theirs_at = {x: theirs[f"blocks.{layer}.attn.{x}"] for x in _PARTS}
             at = {x: ours[f"blocks.{place}.attn.{x}"] for x in _PARTS}
-            for weight in at.values():
-                weight[:n_heads].zero_()
+            for x in "QKVO":
+                at[f"W_{x}"][:n_heads] = 0
+            for x in "QKV":
+                at[f"b_{x}"][:n_heads] = 0
             for x, scale in (("Q", math.sqrt(stride)), ("K", 1.0)):
                 at[f"W_{x}"][:n_heads, :width, turned] = theirs_at[f"W_{x}"] * scale / larger
                 at[f"b_{x}"][:n_heads, turned] = theirs_at[f"b_{x}"] * scale
             at["W_V"][:n_heads, :width, : small.head_width] = theirs_at["W_V"] / larger
             at["b_V"][:n_heads, : small.head_width] = theirs_at["b_V"]
             at["W_O"][:n_heads, : small.head_width, :width] = _centred(theirs_at["W_O"])
-            at["b_O"].zero_()
             at["b_O"][:width] = _centred(theirs_at["b_O"])
     return model
-
-
-_PARTS = tuple(f"{kind}_{x}" for kind in "Wb" for x in "QKVO")
 
 
 def _centred(weight: torch.Tensor) -> torch.Tensor:
