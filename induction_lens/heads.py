@@ -153,9 +153,9 @@ class HeadScores(Result):
     Examples:
         >>> scores = il.score_heads(il.load("toy-2l"))["induction"]
         >>> scores.above(0.3)
-        [Head(layer=1, head=6), Head(layer=1, head=4), Head(layer=1, head=7)]
+        [Head(layer=1, head=6), Head(layer=1, head=7), Head(layer=1, head=4)]
         >>> [(str(head), round(score, 2)) for head, score in scores.top(1)]
-        [('1.6', 0.52)]
+        [('1.6', 0.53)]
     """
 
     name: str

@@ -61,6 +61,7 @@ def zoo() -> pd.DataFrame:
         2          toy-2l       2      8     1050624
         3   toy-2l-narrow       2      4      656384
         4  toy-3l-mixture       3      4      460288
+        5          toy-4l       4      4     1053184
     """
     import pandas as pd
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
+import torch
 
 import induction_lens as il
 from induction_lens import loading
@@ -32,13 +33,24 @@ def test_toy_2l_narrow_has_both_halves_of_the_circuit():
 def test_toy_2l_has_several_of_both_halves_of_the_circuit():
     scores = il.score_heads(il.load("toy-2l", device="cpu"))
     induction = scores["induction"].above(0.3)
-    assert len(induction) >= 2
+    assert len(induction) >= 3
     assert {head.layer for head in induction} == {1}
-    assert scores["induction"].top(1)[0][1] > 0.5
+    assert scores["induction"].top(2)[1][1] > 0.5
     previous, score = scores["previous_token"].top(1)[0]
     assert previous.layer == 0
     assert score > 0.5
     assert all(scores["copying_weights"][head] > 0.3 for head in induction)
+
+
+def test_toy_4l_has_both_halves_of_the_circuit_beside_mlps():
+    model = il.load("toy-4l", device="cpu")
+    assert not model.cfg.attn_only
+    scores = il.score_heads(model, detectors=["previous_token", "induction"])
+    [induction] = scores["induction"].above(0.3)
+    assert scores["induction"][induction] > 0.5
+    previous, score = scores["previous_token"].top(1)[0]
+    assert previous.layer < induction.layer
+    assert score > 0.9
 
 
 @pytest.mark.parametrize(("name", "has_them"), [("toy-1l", False), ("toy-1l-smeared", True)])
@@ -74,12 +86,15 @@ def test_toy_2l_learns_in_context_from_code_and_prose_by_its_induction_heads(kin
     assert study.effect.low > 0
 
 
-def test_the_weights_of_toy_3l_mixture_are_those_that_were_measured():
+@pytest.mark.parametrize(
+    ("name", "most"), [("toy-2l", 2.2e6), ("toy-4l", 2.4e6), ("toy-3l-mixture", 1.2e6)]
+)
+def test_weights_that_ship_in_float16_are_those_that_were_measured(name, most):
     """Rounded to float16 before anything was measured: the file holds them exactly."""
-    weights = toy_weights(il.load("toy-3l-mixture", device="cpu"))
+    weights = toy_weights(il.load(name, device="cpu"))
+    assert all(weight.dtype == torch.float32 for weight in weights.values())
     assert all(weight.equal(weight.half().float()) for weight in weights.values())
-    size = (loading.ZOO / "toy-3l-mixture" / "weights.safetensors").stat().st_size
-    assert size < 1.2e6
+    assert (loading.ZOO / name / "weights.safetensors").stat().st_size < most
 
 
 @pytest.mark.parametrize("name", ["classes-2", "plurals"])
@@ -104,7 +119,7 @@ def test_the_card_of_toy_3l_mixture_quotes_what_is_measured():
     assert card["icl_high"] < 0
     if sys.version_info[:2] != (3, 11):
         return  # the held-out text is that of another standard library
-    found = held_out(model, progress=False)
+    found = held_out(model, n_sequences=None, progress=False)
     assert found["held_out_text"] == card["held_out_text"]
     for name in ("held_out_loss", "icl_score", "icl_low", "icl_high"):
         assert found[name] == pytest.approx(card[name], abs=1e-3), name

@@ -125,7 +125,7 @@ def sizes_of(family: dict[str, Any]) -> str:
 def trends_of(family: dict[str, Any]) -> str:
     """How each quantity changes with ten times the parameters."""
     rows = [
-        (WORDS[row["quantity"]], over_seeds(row, "slope"), _plain(row["p_value"], 2), str(row["n"]))
+        (WORDS[row["quantity"]], over_seeds(row, "slope"), _p_value(row["p_value"]), str(row["n"]))
         for row in family["trends"]
         if row["slope"] is not None
     ]
@@ -179,6 +179,10 @@ def midpoint(size: dict[str, Any]) -> str:
         told += f" [{short_number(low)}, {short_number(high)}]"
     n = len(size["seeds"])
     return told if size["changed"] == n else f"{told}, {size['changed']} of {n} seeds"
+
+
+def _p_value(value: float | None) -> str:
+    return "<0.01" if value is not None and value < 0.005 else _plain(value, 2)
 
 
 def _plain(value: float | None, digits: int) -> str:

@@ -12,8 +12,10 @@ on only where more sequences can change what it is measured for:
 Both end too once what is undecided is known to be less than `NEGLIGIBLE`: in a model in which no
 head matters, everything would go on to the last sequence.
 
-Rank and place are decided by simultaneous t intervals of paired differences. What is reported of an
-ablation that ended early is over the sequences that it was measured on, and says how many they are.
+Rank is decided by simultaneous t intervals of paired differences; place by those of the effects
+themselves, so that heads whose effects are near the largest are all known as well as it is. What is
+reported of an ablation that ended early is over the sequences that it was measured on, and says how
+many they are.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def ablate_each_head(
         >>> tokens = il.repeated_random_tokens(model, n_sequences=4)
         >>> effects = il.ablate_each_head(model, tokens, early=20, late=60, window=5)
         >>> [(str(head), round(effect, 1)) for head, effect in effects.top(3)]
-        [('0.2', 3.6), ('0.0', 3.5), ('1.6', 2.4)]
+        [('0.2', 3.6), ('0.0', 3.5), ('1.7', 1.8)]
     """
     checks.model(model)
     chosen = as_method(method, seed=checks.seed(seed))

@@ -72,7 +72,7 @@ class AblationMethod(ABC):
         >>> tokens = il.repeated_random_tokens(model, n_sequences=4)
         >>> study = il.ablate(model, "1.6", tokens, method=Half(), early=20, late=60, n_controls=2)
         >>> study.method, round(study.effect.value, 1)
-        ('half', 1.2)
+        ('half', 0.6)
     """
 
     name: ClassVar[str]

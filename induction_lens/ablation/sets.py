@@ -79,11 +79,12 @@ def ablate(
     Examples:
         >>> model = il.load("toy-2l")
         >>> tokens = il.repeated_random_tokens(model, n_sequences=4)
-        >>> study = il.ablate(model, "1.6", tokens, early=20, late=60, window=5, n_controls=2)
+        >>> heads, at = ["1.4", "1.6", "1.7"], {"early": 20, "late": 60, "window": 5}
+        >>> study = il.ablate(model, heads, tokens, n_controls=2, **at)
         >>> f"{study.effect.value:.1f} nats [{study.effect.low:.1f}, {study.effect.high:.1f}]"
-        '2.4 nats [0.8, 4.0]'
+        '4.1 nats [2.9, 5.3]'
         >>> [round(control.effect.value, 1) for control in study.controls]
-        [0.8, 0.4]
+        [-0.1, -0.3]
     """
     checks.model(model)
     chosen = as_method(method, seed=checks.seed(seed))
@@ -153,7 +154,7 @@ def ablate_by_methods(
         ...     model, "1.6", tokens, methods=["zero", "mean"], early=20, late=60, n_controls=2
         ... )
         >>> {method: round(study.effect.value, 1) for method, study in studies.items()}
-        {'zero': 2.9, 'mean': 2.9}
+        {'zero': 1.4, 'mean': 1.4}
     """
     checks.model(model)
     n_controls = checked_n_controls(n_controls)

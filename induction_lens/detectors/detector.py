@@ -103,8 +103,8 @@ class AttentionDetector(Detector):
         ...     return row, query, query - 2
         >>> detector = il.detectors.AttentionDetector("two_back", two_back, by_content=False)
         >>> scores = il.score_heads(il.load("toy-2l"), detectors=[detector, "induction"])
-        >>> scores["two_back"].above(0.3), scores["induction"].above(0.3)
-        ([], [Head(layer=1, head=6), Head(layer=1, head=4), Head(layer=1, head=7)])
+        >>> [[str(head) for head in scores[name].above(0.3)] for name in ("two_back", "induction")]
+        [['0.3'], ['1.6', '1.7', '1.4']]
     """
 
     targets: TargetFunction

@@ -76,7 +76,7 @@ def measure(
         >>> attention = il.detectors.TargetMass(model, tokens, ["induction"])
         >>> il.detectors.measure(model, tokens, [attention])
         >>> attention.scores("induction", null=None).above(0.3)
-        [Head(layer=1, head=6), Head(layer=1, head=4), Head(layer=1, head=7)]
+        [Head(layer=1, head=6), Head(layer=1, head=7), Head(layer=1, head=4)]
     """
     tokens = checked_tokens(model, tokens)
     check_weights(model)

@@ -92,7 +92,7 @@ def score_heads(
     Examples:
         >>> scores = il.score_heads(il.load("toy-2l"), detectors=["previous_token", "induction"])
         >>> [(str(head), round(score, 2)) for head, score in scores["induction"].top(1)]
-        [('1.6', 0.52)]
+        [('1.6', 0.53)]
         >>> scores["previous_token"].above(0.3)
         [Head(layer=0, head=2), Head(layer=1, head=1)]
     """

@@ -166,7 +166,7 @@ def head_effects(effects: HeadScores, *, marked: Sequence[Head] = (), k: int = 3
         >>> effects = il.ablate_each_head(model, tokens, early=20, late=60)
         >>> figure = il.plots.head_effects(effects, marked=[il.Head(1, 1)], k=3)
         >>> figure.data[0].y  # from the bottom up
-        ('1.6', '0.0', '0.2')
+        ('0.1', '0.0', '0.2')
     """
     import plotly.graph_objects as go
 

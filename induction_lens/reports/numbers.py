@@ -11,11 +11,25 @@ UNKNOWN = "–"
 
 
 def nats(estimate: Estimate, *, signed: bool = True) -> str:
-    """An estimate in a sentence or a table: `−0.31 [−0.40, −0.22]`."""
+    """An estimate in a sentence or a table: `−0.31 [−0.40, −0.22]`.
+
+    An interval that excludes 0 shows it: an end near 0 has as many digits as that takes.
+    """
     if not math.isfinite(estimate.low):
         return number(estimate.value, signed=signed)
-    low, high = number(estimate.low, signed=signed), number(estimate.high, signed=signed)
+    low, high = (
+        number(end, signed=signed, digits=_digits(end) if estimate.excludes_zero() else 2)
+        for end in (estimate.low, estimate.high)
+    )
     return f"{number(estimate.value, signed=signed)} [{low}, {high}]"
+
+
+def _digits(value: float) -> int:
+    """Two decimals, or the first that is not 0."""
+    digits = 2
+    while digits < 9 and abs(value) < 0.5 * 10**-digits:
+        digits += 1
+    return digits
 
 
 def number(value: float, *, signed: bool = True, digits: int = 2) -> str:

@@ -356,9 +356,9 @@ def top_heads(
     Examples:
         >>> scores = il.score_heads(il.load("toy-2l"), detectors=["previous_token", "induction"])
         >>> il.tasks.top_heads(scores["induction"], 2)
-        [Head(layer=1, head=6), Head(layer=1, head=4)]
+        [Head(layer=1, head=6), Head(layer=1, head=7)]
         >>> il.tasks.top_heads(scores["induction"], 1, without=scores["induction"])
-        [Head(layer=1, head=4)]
+        [Head(layer=1, head=7)]
     """
     checks.instance("scores", scores, HeadScores, "for instance from score_heads")
     n = checks.whole_number("n", n, least=1, remedy="for instance 10")

@@ -262,7 +262,7 @@ def ngram_control(
         >>> text = il.repeated_random_tokens(model, n_sequences=8)  # or real text
         >>> control = il.tracking.ngram_control(model, ["1.6"], text, tables)
         >>> {name: round(loss.value) for name, loss in control.means["repeated"].items()}
-        {'bigram': 8, 'trigram': 8, 'model': 8, 'model without heads': 10}
+        {'bigram': 8, 'trigram': 8, 'model': 8, 'model without heads': 9}
     """
     checks.model(model)
     text = sequences_of(model, text).one_length("counts of n-grams")

@@ -99,9 +99,20 @@ PRESETS: dict[str, Preset] = {
     "toy-2l": Preset(
         _EIGHT_HEADS,
         "two layers, attention only, code and prose: has induction heads",
-        4_000_000,
+        6_500_000,
         batch_size=8,
         prose=0.3,
+        dtype=torch.float16,
+    ),
+    "toy-4l": Preset(
+        ToyConfig(
+            n_layers=4, d_vocab=1024, attn_only=False, distance_bias=2.0, aligned_unembed=0.5
+        ),
+        "four layers with MLPs, code and prose: has induction heads",
+        6_000_000,
+        batch_size=4,  # the change comes after fewer tokens than in batches of 8
+        prose=0.3,
+        dtype=torch.float16,
     ),
     "toy-1l": Preset(_ONE, "one layer, attention only: has no induction heads", _HALF),
     "toy-1l-smeared": Preset(

@@ -37,7 +37,7 @@ from induction_lens.reports.model.evaluation import (
     example_of,
     positions_and_notes,
 )
-from induction_lens.reports.numbers import percent
+from induction_lens.reports.numbers import nats, percent
 from induction_lens.toys.model import ToyConfig, build_toy
 from tests.hf_folders import D_VOCAB, tiny_tokenizer
 from tests.reference_model import induction_circuit
@@ -412,6 +412,22 @@ def test_shares_are_in_percent_with_a_true_minus_and_no_minus_zero():
     assert percent(Estimate(0.964, 0.955, 0.972)) == "96% [96, 97]"
     assert percent(Estimate(-0.001, -0.18, 0.004)) == "0% [−18, 0]"
     assert percent(Estimate(0.5, -math.inf, math.inf)) == "50%"
+
+
+@pytest.mark.parametrize(
+    ("ends", "shown"),
+    [
+        ((-0.4, -0.2), "[−0.40, −0.20]"),
+        ((-0.4, -0.003), "[−0.40, −0.003]"),
+        ((-0.4, -0.005), "[−0.40, −0.01]"),
+        ((0.00004, 0.002), "[+0.00004, +0.002]"),
+        ((-0.4, 0.003), "[−0.40, 0.00]"),
+        ((-0.003, 0.4), "[0.00, +0.40]"),
+        ((0.0, 0.4), "[0.00, +0.40]"),
+    ],
+)
+def test_an_interval_that_excludes_0_shows_that_it_does(ends, shown):
+    assert nats(Estimate(0.1, *ends)) == f"+0.10 {shown}"
 
 
 # --- plan --------------------------------------------------------------------------------------

@@ -464,7 +464,7 @@ def test_runs_over_the_phase_change_differ_in_the_model_alone():
 
 
 def test_presets_refuse_what_cannot_be(tiny, source, tmp_path):
-    with pytest.raises(ValueError, match=r"one of toy-2l, toy-1l, .*, got 'toy-9l'"):
+    with pytest.raises(ValueError, match=r"one of toy-2l, toy-4l, toy-1l, .*, got 'toy-9l'"):
         train_preset("toy-9l", tmp_path)
     with pytest.raises(ValueError, match="expected text for 5860 sequences of 512 tokens"):
         train_preset("tiny", tmp_path, roots=[source], n_tokens=3_000_000)
