@@ -11,25 +11,27 @@ UNKNOWN = "–"
 
 
 def nats(estimate: Estimate, *, signed: bool = True) -> str:
-    """An estimate in a sentence or a table: `−0.31 [−0.40, −0.22]`.
-
-    An interval that excludes 0 shows it: an end near 0 has as many digits as that takes.
-    """
+    """An estimate in a sentence or a table: `−0.31 [−0.40, −0.22]`."""
+    value = number(estimate.value, signed=signed)
     if not math.isfinite(estimate.low):
-        return number(estimate.value, signed=signed)
-    low, high = (
-        number(end, signed=signed, digits=_digits(end) if estimate.excludes_zero() else 2)
-        for end in (estimate.low, estimate.high)
-    )
-    return f"{number(estimate.value, signed=signed)} [{low}, {high}]"
+        return value
+    return f"{value} {interval(estimate.low, estimate.high, signed=signed)}"
 
 
-def _digits(value: float) -> int:
-    """Two decimals, or the first that is not 0."""
-    digits = 2
-    while digits < 9 and abs(value) < 0.5 * 10**-digits:
-        digits += 1
-    return digits
+def interval(low: float, high: float, *, signed: bool = True, digits: int = 2) -> str:
+    """The ends of an interval: `[−0.40, −0.22]`. One that excludes 0 shows it: an end near 0 has as
+    many digits as that takes, as in `[−0.40, −0.003]`."""
+    excludes_zero = low > 0 or high < 0
+    shown = [
+        number(end, signed=signed, digits=_digits(end, digits) if excludes_zero else digits)
+        for end in (low, high)
+    ]
+    return f"[{', '.join(shown)}]"
+
+
+def _digits(value: float, least: int) -> int:
+    """So many decimals that a number does not round to 0."""
+    return next((n for n in range(least, 9) if float(f"{value:.{n}f}") != 0), least)
 
 
 def number(value: float, *, signed: bool = True, digits: int = 2) -> str:
@@ -42,7 +44,8 @@ def number(value: float, *, signed: bool = True, digits: int = 2) -> str:
 
 def percent(share: Estimate) -> str:
     """A share with its interval: `96% [95, 97]`; without one where its ends are infinite."""
-    value, low, high = (
-        number(100 * part, signed=False, digits=0) for part in (share.value, share.low, share.high)
-    )
-    return f"{value}% [{low}, {high}]" if math.isfinite(share.low) else f"{value}%"
+    in_percent = {"signed": False, "digits": 0}
+    value = number(100 * share.value, **in_percent)
+    if not math.isfinite(share.low):
+        return f"{value}%"
+    return f"{value}% {interval(100 * share.low, 100 * share.high, **in_percent)}"

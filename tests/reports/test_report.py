@@ -412,6 +412,7 @@ def test_shares_are_in_percent_with_a_true_minus_and_no_minus_zero():
     assert percent(Estimate(0.964, 0.955, 0.972)) == "96% [96, 97]"
     assert percent(Estimate(-0.001, -0.18, 0.004)) == "0% [−18, 0]"
     assert percent(Estimate(0.5, -math.inf, math.inf)) == "50%"
+    assert percent(Estimate(0.01, 0.004, 0.02)) == "1% [0.4, 2]"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from induction_lens.dynamics import holm, loss_derivative
 from induction_lens.dynamics.change import LEVEL
 from induction_lens.estimates import short_number
 from induction_lens.reports import pages as html
+from induction_lens.reports.numbers import number
 from induction_lens.reports.pages import Figure, Table
 from induction_lens.reports.training import overview, sentences
 from induction_lens.reports.training.findings import (
@@ -189,7 +190,7 @@ def together_table(found: TrainingFindings) -> Table | None:
             sentences.tokens(row, "induction_midpoint"),
             sentences.tokens(row, "icl_midpoint"),
             sentences.tokens(row, "lag"),
-            sentences.number(row["correlation"]),
+            number(row["correlation"]),
             str(row["n_snapshots"]),
         )
         for row in rows_of(found.runs_frame())

@@ -12,6 +12,7 @@ from typing import Any
 from induction_lens.dynamics import PhaseChange
 from induction_lens.estimates import Estimate, short_number
 from induction_lens.heads import THRESHOLD
+from induction_lens.reports.numbers import nats, number
 from induction_lens.reports.training.findings import (
     METHOD,
     ModelFindings,
@@ -352,8 +353,7 @@ def card(found: TrainingFindings) -> list[tuple[str, str]]:
 
 def estimate(row: Row, name: str) -> str:
     """A mean in nats with its interval: `−0.36 [−0.48, −0.23]`."""
-    value, low, high = (row[name + part] for part in ("", "_low", "_high"))
-    return f"{number(value)} [{number(low)}, {number(high)}]"
+    return nats(Estimate(*(row[name + part] for part in ("", "_low", "_high"))))
 
 
 def loss(row: Row | None) -> str:
@@ -392,11 +392,6 @@ def ratio(mark: Estimate | None) -> str:
 def share(row: Row) -> str:
     """The share of the ICL score that a knock-out removes; none where there may be no score."""
     return NOTHING if row["clean_high"] >= 0 else f"{row['removed']:.0%}".replace("-", "−")
-
-
-def number(value: float) -> str:
-    """A signed number: `−0.36`."""
-    return "0.00" if abs(value) < 0.005 else f"{value:+.2f}".replace("-", "−")
 
 
 def ordered(value: float, by: str) -> str:
