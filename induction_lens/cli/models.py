@@ -222,7 +222,7 @@ def zoo_command(*, quiet: QuietOption = False, as_json: JsonOption = False) -> N
                 row["name"],
                 f"{row['training_tokens'] / 1e6:.1f}M",
                 f"{row['held_out_loss']:.2f}",
-                sentences.nats(Estimate(row["icl_score"], row["icl_low"], row["icl_high"], 0)),
+                sentences.shown(Estimate(row["icl_score"], row["icl_low"], row["icl_high"], 0)),
                 row["description"],
             ]
             for row in records
@@ -241,12 +241,12 @@ def _print_report(found: Report) -> None:
         first = next(iter(studies.values()))
         around = f" ±{first.window}" if first.window else ""
         where = f"{first.early} and {first.late}{around}"
-        title = f"ICL score at {where} ({definition}): {sentences.nats(first.clean)} nats clean"
+        title = f"ICL score at {where} ({definition}): {sentences.shown(first.clean)} nats clean"
         rows = [
             [
                 name,
-                sentences.nats(study.ablated),
-                sentences.nats(study.effect),
+                sentences.shown(study.ablated),
+                sentences.shown(study.effect),
                 sentences.rank_text(study),
             ]
             for name, study in studies.items()

@@ -9,7 +9,7 @@ from induction_lens import checks
 from induction_lens.estimates import Estimate
 from induction_lens.heads import names_of
 from induction_lens.reports import pages
-from induction_lens.reports.numbers import nats, number, percent
+from induction_lens.reports.numbers import number, percent, shown
 from induction_lens.reports.pages import Figure, Table, page_folder, write_page
 from induction_lens.tasks import KINDS, Contrast, Dissociation, KnockedOut, SameHeads
 
@@ -91,7 +91,7 @@ def summary(found: Dissociation) -> list[str]:
     """What was measured, in a few sentences that claim no more than the intervals allow."""
     done, asked = found.tasks_done, found.few_shot
     if done:
-        named = ", ".join(f"{one.task} {_accuracy(one.accuracy)}" for one in done)
+        named = ", ".join(f"{one.task} {shown(one.accuracy, signed=False)}" for one in done)
         said = [f"Of {len(asked)} tasks the model is told from chance on {len(done)}: {named}."]
     else:
         said = [
@@ -114,9 +114,9 @@ def summary(found: Dissociation) -> list[str]:
 def about(one: KnockedOut) -> str:
     """What is lost without a set of heads, as sentences."""
     share = f"({percent(one.lost.icl_share)})"
-    amount = f"{nats(one.lost.icl)} nats"
+    amount = f"{shown(one.lost.icl)} nats"
     first = _verdict(one, "icl", "The ICL score", amount=amount, share=share)
-    accuracy = _accuracy(one.lost.few_shot, signed=True)
+    accuracy = shown(one.lost.few_shot)
     return f"{first} {_verdict(one, 'few_shot', 'Few-shot accuracy', amount=accuracy)}"
 
 
@@ -138,8 +138,8 @@ def _verdict(one: KnockedOut, quantity: str, name: str, *, amount: str, share: s
 def contrast_text(one: Contrast) -> str:
     """Two kinds against each other."""
     first, second = _title(one.first), _title(one.second).lower()
-    accuracy = _accuracy(one.few_shot, signed=True)
-    amounts = f"{nats(one.icl)} nats of the ICL score, {accuracy} of accuracy"
+    accuracy = shown(one.few_shot)
+    amounts = f"{shown(one.icl)} nats of the ICL score, {accuracy} of accuracy"
     if one.is_double:
         return f"{first} and {second} dissociate: without the first, more is lost by {amounts}."
     return (
@@ -175,9 +175,9 @@ def sets_table(found: Dissociation) -> Table:
                 named,
                 names_of(one.lost.heads),
                 one.lost.method,
-                nats(one.lost.icl),
+                shown(one.lost.icl),
                 percent(one.lost.icl_share),
-                _accuracy(one.lost.few_shot, signed=True),
+                shown(one.lost.few_shot),
                 _ranks(one),
             )
         )
@@ -192,7 +192,7 @@ def tasks_table(found: Dissociation) -> Table:
             one.task,
             str(one.shots),
             str(len(one.clean)),
-            _accuracy(one.accuracy),
+            shown(one.accuracy, signed=False),
             number(one.chance, signed=False),
             one.scoring,
         )
@@ -266,10 +266,3 @@ def _ranks(one: KnockedOut) -> str:
         return "–"
     n = 1 + len(one.controls)
     return f"{one.rank('icl')} and {one.rank('few_shot')} of {n}"
-
-
-def _accuracy(estimate: Estimate, *, signed: bool = False) -> str:
-    value, low, high = (
-        number(part, signed=signed) for part in (estimate.value, estimate.low, estimate.high)
-    )
-    return f"{value} [{low}, {high}]"

@@ -10,7 +10,7 @@ UNKNOWN = "–"
 """What stands for a number that was not measured."""
 
 
-def nats(estimate: Estimate, *, signed: bool = True) -> str:
+def shown(estimate: Estimate, *, signed: bool = True) -> str:
     """An estimate in a sentence or a table: `−0.31 [−0.40, −0.22]`."""
     value = number(estimate.value, signed=signed)
     if not math.isfinite(estimate.low):
@@ -19,14 +19,20 @@ def nats(estimate: Estimate, *, signed: bool = True) -> str:
 
 
 def interval(low: float, high: float, *, signed: bool = True, digits: int = 2) -> str:
-    """The ends of an interval: `[−0.40, −0.22]`. One that excludes 0 shows it: an end near 0 has as
-    many digits as that takes, as in `[−0.40, −0.003]`."""
+    """An interval in brackets: `[−0.40, −0.22]`."""
+    return f"[{', '.join(ends(low, high, signed=signed, digits=digits))}]"
+
+
+def ends(low: float, high: float, *, signed: bool = True, digits: int = 2) -> tuple[str, str]:
+    """The ends of an interval. One that excludes 0 shows it: an end near 0 has as many digits as
+    that takes, as in `[−0.40, −0.003]`."""
     excludes_zero = low > 0 or high < 0
-    shown = [
-        number(end, signed=signed, digits=_digits(end, digits) if excludes_zero else digits)
-        for end in (low, high)
-    ]
-    return f"[{', '.join(shown)}]"
+
+    def text(end: float) -> str:
+        enough = _digits(end, digits) if excludes_zero else digits
+        return number(end, signed=signed, digits=enough)
+
+    return text(low), text(high)
 
 
 def _digits(value: float, least: int) -> int:

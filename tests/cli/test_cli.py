@@ -22,6 +22,7 @@ from induction_lens.detectors import score_heads
 from induction_lens.loading import load, zoo
 from induction_lens.models import InterventionError
 from induction_lens.reports.model import sentences
+from induction_lens.reports.numbers import ends
 from induction_lens.reports.training import sentences as training_sentences
 from induction_lens.reports.training import training_report
 from induction_lens.training.language_presets import train_language
@@ -89,7 +90,8 @@ def test_report_writes_the_page_and_prints_heads_icl_table_and_where_it_is(repor
     tested = [row for row in content["icl"] if row["kind"] == "tested"]
     assert len(tested) == 12
     for row in tested:
-        change = f"{sentences.number(row['effect'])} [{sentences.number(row['effect_low'])},"
+        low, _ = ends(row["effect_low"], row["effect_high"])
+        change = f"{sentences.number(row['effect'])} [{low},"
         rank = "–" if row["rank"] is None else f"{row['rank']} of {row['n_controls'] + 1}"
         assert any(
             line[:1] == [row["method"]] and change in (text := " ".join(line)) and rank in text

@@ -37,7 +37,7 @@ from induction_lens.reports.model.evaluation import (
     example_of,
     positions_and_notes,
 )
-from induction_lens.reports.numbers import nats, percent
+from induction_lens.reports.numbers import percent, shown
 from induction_lens.toys.model import ToyConfig, build_toy
 from tests.hf_folders import D_VOCAB, tiny_tokenizer
 from tests.reference_model import induction_circuit
@@ -416,7 +416,7 @@ def test_shares_are_in_percent_with_a_true_minus_and_no_minus_zero():
 
 
 @pytest.mark.parametrize(
-    ("ends", "shown"),
+    ("ends", "brackets"),
     [
         ((-0.4, -0.2), "[−0.40, −0.20]"),
         ((-0.4, -0.003), "[−0.40, −0.003]"),
@@ -427,8 +427,8 @@ def test_shares_are_in_percent_with_a_true_minus_and_no_minus_zero():
         ((0.0, 0.4), "[0.00, +0.40]"),
     ],
 )
-def test_an_interval_that_excludes_0_shows_that_it_does(ends, shown):
-    assert nats(Estimate(0.1, *ends)) == f"+0.10 {shown}"
+def test_an_interval_that_excludes_0_shows_that_it_does(ends, brackets):
+    assert shown(Estimate(0.1, *ends)) == f"+0.10 {brackets}"
 
 
 # --- plan --------------------------------------------------------------------------------------
@@ -602,8 +602,8 @@ def test_numbers_in_sentences():
     assert sentences.number(-0.314) == "−0.31"
     assert sentences.number(0.314, signed=False) == "0.31"
     assert sentences.number(-0.001) == sentences.number(0.001) == "0.00"
-    assert sentences.nats(Estimate(-0.5, -0.625, 0.25, 3)) == "−0.50 [−0.62, +0.25]"
-    assert sentences.nats(Estimate(-0.5, -math.inf, math.inf, 1)) == "−0.50"
+    assert sentences.shown(Estimate(-0.5, -0.625, 0.25, 3)) == "−0.50 [−0.62, +0.25]"
+    assert sentences.shown(Estimate(-0.5, -math.inf, math.inf, 1)) == "−0.50"
     assert sentences.heads_text([Head(1, 0), Head(2, 3), Head(2, 4)]) == "heads 1.0, 2.3 and 2.4"
     assert sentences.heads_text([Head(0, i) for i in range(11)]).endswith("0.7 and 3 more")
 
@@ -612,10 +612,11 @@ def test_the_summary_quotes_the_study(of_circuit):
     study = of_circuit.windowed["mean"]
     assert of_circuit.headline == "This model has one induction head: 1.0"
     assert "head 1.0 puts 1.00 of its attention" in of_circuit.summary
-    assert f"it is {sentences.nats(study.ablated)}, a change of {sentences.nats(study.effect)}" in (
-        of_circuit.summary
+    assert (
+        f"it is {sentences.shown(study.ablated)}, a change of {sentences.shown(study.effect)}"
+        in (of_circuit.summary)
     )
-    assert sentences.nats(of_circuit.studies["mean"].clean) in of_circuit.summary
+    assert sentences.shown(of_circuit.studies["mean"].clean) in of_circuit.summary
     many = dataclasses.replace(of_circuit, heads=tuple(Head(1, h) for h in (0, 1)), name="two")
     assert many.headline == "two has 2 induction heads"
     assert "head 1.0 puts 1.00, 1.1 puts 0.00 of its attention" in many.summary

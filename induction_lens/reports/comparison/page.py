@@ -9,7 +9,7 @@ from induction_lens import checks
 from induction_lens.estimates import Estimate
 from induction_lens.files import tidy
 from induction_lens.reports import pages
-from induction_lens.reports.numbers import UNKNOWN, nats, number, percent
+from induction_lens.reports.numbers import UNKNOWN, number, percent, shown
 from induction_lens.reports.pages import Figure, Table, page_folder, write_page
 from induction_lens.results import write
 from induction_lens.suites.comparison import QUANTITIES, Compared, Comparison
@@ -158,7 +158,7 @@ def differences_table(comparison: Comparison) -> Table | None:
         (
             f"{one.first} − {one.second}",
             QUANTITIES[one.quantity],
-            nats(one.difference),
+            shown(one.difference),
             "by sequence" if one.paired else "independent",
         )
         for one in told
@@ -184,4 +184,4 @@ def sources_table(comparison: Comparison) -> Table:
 
 
 def _nats(estimate: Estimate | None, *, signed: bool = True) -> str:
-    return UNKNOWN if estimate is None else nats(estimate, signed=signed)
+    return UNKNOWN if estimate is None else shown(estimate, signed=signed)

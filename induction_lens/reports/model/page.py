@@ -11,6 +11,7 @@ from induction_lens.reports import pages as html
 from induction_lens.reports.circuit import section
 from induction_lens.reports.model import sentences
 from induction_lens.reports.model.findings import Example, Findings
+from induction_lens.reports.numbers import ends
 from induction_lens.reports.pages import Figure, Table
 from induction_lens.views.page import visible
 
@@ -89,7 +90,7 @@ def _figures_of_merit(found: Findings) -> list[tuple[str, str, str]]:
 
 
 def _interval(estimate: Any) -> str:
-    return f"nats, {sentences.number(estimate.low)} to {sentences.number(estimate.high)}"
+    return f"nats, {' to '.join(ends(estimate.low, estimate.high))}"
 
 
 def _detectors(found: Findings) -> list[Detector]:
@@ -168,10 +169,10 @@ def _icl_table(found: Findings) -> Table:
             rows.append(
                 (
                     f"{method}, {definition}",
-                    sentences.nats(study.clean),
-                    sentences.nats(study.ablated),
-                    sentences.nats(study.effect),
-                    sentences.UNKNOWN if best is None else sentences.nats(best),
+                    sentences.shown(study.clean),
+                    sentences.shown(study.ablated),
+                    sentences.shown(study.effect),
+                    sentences.UNKNOWN if best is None else sentences.shown(best),
                     sentences.rank_text(study),
                 )
             )

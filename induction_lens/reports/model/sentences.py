@@ -15,7 +15,7 @@ from induction_lens.ablation.study import AblationStudy
 from induction_lens.estimates import Estimate, simultaneous_quantile
 from induction_lens.heads import Head, ScoreTable
 from induction_lens.reports.model.findings import Findings
-from induction_lens.reports.numbers import UNKNOWN, nats, number
+from induction_lens.reports.numbers import UNKNOWN, number, shown
 
 MAX_LISTED = 8
 CHANCE = 0.05
@@ -189,8 +189,8 @@ def _about_knock_out(found: Findings) -> str:
     gone = share(study)
     return (
         f"The in-context learning score, the loss around token {study.late} minus {_early(study)}, "
-        f"is {nats(study.clean)} nats. Without {who}{reason} it is "
-        f"{nats(study.ablated)}, a change of {nats(study.effect)}{f', {gone}' if gone else ''}: "
+        f"is {shown(study.clean)} nats. Without {who}{reason} it is "
+        f"{shown(study.ablated)}, a change of {shown(study.effect)}{f', {gone}' if gone else ''}: "
         f"{verdict(study)}."
     )
 
@@ -213,14 +213,14 @@ def _about_the_rest(found: Findings) -> str:
         changes = ", ".join(f"{number(found.windowed[m].effect.value)} ({m})" for m in others)
         sentences.append(f"By other methods the change is {changes}.")
     sentences.append(
-        f"By the paper's definition, at the two positions alone, the score is {nats(paper.clean)} "
-        f"and the change {nats(paper.effect)}."
+        f"By the paper's definition, at the two positions alone, the score is {shown(paper.clean)} "
+        f"and the change {shown(paper.effect)}."
     )
     if found.matched:
         same = found.matched[found.main_method]
         sentences.append(
             f"Matched targets at these two positions estimate the same more closely: "
-            f"{nats(same.clean)} and {nats(same.effect)}."
+            f"{shown(same.clean)} and {shown(same.effect)}."
         )
     return " ".join([*sentences, _about_each_head(found)])
 
@@ -245,7 +245,7 @@ def _about_each_head(found: Findings) -> str:
     told = "" if effect.excludes_zero() else ", which does not tell it from none"
     return (
         f"Of all heads knocked out one at a time, {head}{which} weakens in-context learning "
-        f"most: {nats(effect)}{told} (the interval allows for the choice among {n_heads} heads)."
+        f"most: {shown(effect)}{told} (the interval allows for the choice among {n_heads} heads)."
     )
 
 

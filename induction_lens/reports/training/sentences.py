@@ -12,7 +12,7 @@ from typing import Any
 from induction_lens.dynamics import PhaseChange
 from induction_lens.estimates import Estimate, short_number
 from induction_lens.heads import THRESHOLD
-from induction_lens.reports.numbers import nats, number
+from induction_lens.reports.numbers import number, shown
 from induction_lens.reports.training.findings import (
     METHOD,
     ModelFindings,
@@ -353,7 +353,7 @@ def card(found: TrainingFindings) -> list[tuple[str, str]]:
 
 def estimate(row: Row, name: str) -> str:
     """A mean in nats with its interval: `−0.36 [−0.48, −0.23]`."""
-    return nats(Estimate(*(row[name + part] for part in ("", "_low", "_high"))))
+    return shown(Estimate(*(row[name + part] for part in ("", "_low", "_high"))))
 
 
 def loss(row: Row | None) -> str:
