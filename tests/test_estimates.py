@@ -138,6 +138,16 @@ def test_intervals_cover_as_often_as_they_say(kind, clustered):
     assert 0.925 <= share <= 0.975
 
 
+@pytest.mark.parametrize("clustered", [False, True])
+def test_intervals_cover_in_a_corpus_whose_documents_differ(clustered):
+    """As real text is drawn: documents, and then sequences of these."""
+    rng = np.random.default_rng(1)
+    documents = np.repeat(np.arange(160), rng.integers(1, 30, size=160))
+    values = rng.exponential(size=160)[documents] + rng.laplace(size=len(documents))
+    share = intervals.real_coverage(values, documents, 128, clustered=clustered, trials=400)
+    assert 0.925 <= share <= 0.975
+
+
 def test_an_estimate_reads_as_value_and_interval():
     assert str(Estimate(-0.31, -0.4, -0.221, 64)) == "-0.310 [-0.400, -0.221]"
     assert str(Estimate(10.6e6, 10.2e6, 11e6, unit="tokens")) == "10.6M [10.2M, 11.0M]"

@@ -2,7 +2,8 @@
 
 Each row draws samples whose mean is known to be zero, many times, and counts the intervals of
 `bootstrap_mean` that hold it. Documents hold 1 to 20 sequences (mean 3.5) that share an effect.
-The last rows are differences of real losses, drawn from all that a shipped model has.
+Real scores are those of `toy-2l` on all held-out text: sequences are drawn from them, or documents
+are drawn first, as many as there are, and then sequences of these.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+import induction_lens as il
 from induction_lens.estimates import bootstrap_mean, ratio_of_means
 
 Draw = Callable[[np.random.Generator, int], np.ndarray]
@@ -67,6 +69,46 @@ def ratio_coverage(n: int, *, trials: int, seed: int = 0) -> float:
     return covered / trials
 
 
+def real_scores() -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """ICL scores and effects of each held-out sequence, by name, and each one's document."""
+    model = il.load("toy-2l")
+    text = il.sample_text(model, n_sequences=None)
+    heads = il.score_heads(model, detectors=["induction"])["induction"].above(0.3)
+    study = il.ablate(model, heads, text, n_controls=0, window=10)
+    found = {}
+    for name, same in {
+        "ICL score, two positions": study.at(window=0, estimator="paper"),
+        "ICL score, ±10": study.at(estimator="paper"),
+        "matched ICL score, ±10": study,
+    }.items():
+        before, after = same.scores
+        found[name] = before.double().numpy()
+        found[name.replace("ICL score", "effect")] = (after - before).double().numpy()
+    return found, text.documents[:, study.late].numpy()
+
+
+def real_coverage(
+    values: np.ndarray, documents: np.ndarray, n: int, *, clustered: bool, trials: int
+) -> float:
+    """The share of intervals of `n` real values that hold the mean of all."""
+    rng = np.random.default_rng(0)
+    true = values.mean()
+    rows_of = [np.flatnonzero(documents == document) for document in np.unique(documents)]
+    covered = 0
+    for _ in range(trials):
+        if clustered:
+            drawn = [rows_of[i] for i in rng.integers(len(rows_of), size=len(rows_of))]
+            rows = np.concatenate(drawn)
+            units = np.repeat(np.arange(len(drawn)), [len(some) for some in drawn])
+            chosen = rng.permutation(len(rows))[:n]
+            some, of = torch.from_numpy(values[rows[chosen]]), torch.from_numpy(units[chosen])
+        else:
+            some, of = torch.from_numpy(rng.choice(values, size=n)), None
+        found = bootstrap_mean(some, documents=of, n_resamples=500)
+        covered += found.low <= true <= found.high
+    return covered / trials
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -84,7 +126,14 @@ def main() -> None:
             where = f"{name}, in documents" if clustered else name
             print(f"| {where} | " + " | ".join(["–"] * clustered + found) + " |", flush=True)
     found = [f"{100 * ratio_coverage(n, trials=trials):.1f}" for n in SIZES]
-    print("| ratio of means | " + " | ".join(found) + " |")
+    print("| ratio of means | " + " | ".join(found) + " |", flush=True)
+    real, documents = real_scores()
+    for clustered in (False, True):
+        for name, values in real.items():
+            options = {"clustered": clustered, "trials": trials}
+            found = [f"{100 * real_coverage(values, documents, n, **options):.1f}" for n in SIZES]
+            where = f"real {name}" + ", in documents" * clustered
+            print(f"| {where} | " + " | ".join(found) + " |", flush=True)
 
 
 if __name__ == "__main__":
