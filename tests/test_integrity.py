@@ -50,7 +50,7 @@ def run(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PHASE_PRESETS, "tiny", Preset(CONFIG, "tiny", 24 * 12, batch_size=3))
         patch.setattr(presets, "documents", lambda *_, **__: text)
-        patch.setattr(presets, "_card", lambda *_: {"held_out_loss": 2.5, "layers": 1})
+        patch.setattr(presets, "card_of", lambda *_: {"held_out_loss": 2.5, "layers": 1})
         patch.setattr(corpus, "documents", lambda *_, **__: text)
         tokenizer = train_tokenizer(text, 280)
         train_preset("tiny", out, tokenizer=tokenizer, device="cpu", progress=False)

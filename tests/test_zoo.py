@@ -13,8 +13,8 @@ from induction_lens.ablation import sets as ablation
 from induction_lens.inputs import corpus
 from induction_lens.models import toy_weights
 from induction_lens.tasks import few_shot, ready
+from induction_lens.training.cards import held_out
 from induction_lens.training.mixtures import N_ITEMS, SHOTS, answered
-from induction_lens.training.presets import held_out
 
 
 def test_toy_2l_narrow_has_both_halves_of_the_circuit():

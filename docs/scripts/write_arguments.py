@@ -15,7 +15,7 @@ import jinja2
 from scipy import stats
 
 from induction_lens.estimates import Estimate, short_number
-from induction_lens.reports.numbers import interval, number, percent
+from induction_lens.reports.numbers import number, percent, shown
 from induction_lens.reports.pages import Table
 from induction_lens.reports.training import TrainingReport, page, sentences, training_report
 from induction_lens.reports.training.findings import rows_of
@@ -166,7 +166,7 @@ def over_seeds(row: dict[str, Any], name: str) -> str:
         return "–"
     if low is None or high is None:
         return _plain(value, 2)
-    return f"{_plain(value, 2)} {interval(low, high, signed=False)}"
+    return shown(Estimate(value, low, high), signed=False)
 
 
 def midpoint(size: dict[str, Any]) -> str:

@@ -7,8 +7,8 @@ Takes a few minutes. `SHA256SUMS` is written again.
 
 from induction_lens.loading import ZOO, load, zoo_names
 from induction_lens.seals import read_json, without_seal, write_json, write_sums
+from induction_lens.training.cards import held_out
 from induction_lens.training.mixtures import answered
-from induction_lens.training.presets import held_out
 
 if __name__ == "__main__":
     for name in zoo_names():

@@ -612,10 +612,8 @@ def test_the_summary_quotes_the_study(of_circuit):
     study = of_circuit.windowed["mean"]
     assert of_circuit.headline == "This model has one induction head: 1.0"
     assert "head 1.0 puts 1.00 of its attention" in of_circuit.summary
-    assert (
-        f"it is {sentences.shown(study.ablated)}, a change of {sentences.shown(study.effect)}"
-        in (of_circuit.summary)
-    )
+    change = f"it is {sentences.shown(study.ablated)}, a change of {sentences.shown(study.effect)}"
+    assert change in of_circuit.summary
     assert sentences.shown(of_circuit.studies["mean"].clean) in of_circuit.summary
     many = dataclasses.replace(of_circuit, heads=tuple(Head(1, h) for h in (0, 1)), name="two")
     assert many.headline == "two has 2 induction heads"

@@ -16,7 +16,7 @@ from induction_lens.models import toy_weights
 from induction_lens.seals import read_json
 from induction_lens.tasks import WrittenTasks, few_shot, ready
 from induction_lens.toys import snapshots
-from induction_lens.training import presets, train_preset
+from induction_lens.training import cards, presets, train_preset
 from induction_lens.training.mixtures import (
     ASKED,
     RUNS,
@@ -68,8 +68,8 @@ def source(tmp_path, monkeypatch):
         (tmp_path / "source" / name).write_text(lines)
     ours = presets.MIXTURE_PRESETS["toy-3l-mixture"]
     monkeypatch.setitem(presets.MIXTURE_PRESETS, "tiny", replace(ours, prose=0.0, batch_size=2))
-    monkeypatch.setattr(presets, "held_out", lambda *_, **options: {"held_out_loss": 2.5})
-    monkeypatch.setattr(presets, "answered", lambda model: {"ABAB": {"accuracy": 0.75}})
+    monkeypatch.setattr(cards, "held_out", lambda *_, **options: {"held_out_loss": 2.5})
+    monkeypatch.setattr(cards, "answered", lambda model: {"ABAB": {"accuracy": 0.75}})
     return tmp_path / "source"
 
 

@@ -23,8 +23,8 @@ from induction_lens.inputs.corpus import (
 from induction_lens.models import toy_weights
 from induction_lens.toys import snapshots
 from induction_lens.toys.model import ToyConfig, build_toy, set_weights
+from induction_lens.training import cards, presets
 from induction_lens.training import optimizers as optimization
-from induction_lens.training import presets
 from induction_lens.training.loop import snapshot_steps
 from induction_lens.training.presets import PHASE_PRESETS, PRESETS, Preset, train_preset
 from induction_lens.training.run_folder import CHECKPOINT
@@ -362,9 +362,9 @@ def tiny(monkeypatch):
     config = ToyConfig(n_layers=1, d_model=8, n_heads=1, d_vocab=300, n_ctx=512)
     monkeypatch.setitem(PRESETS, "tiny", Preset(config, "tiny", n_tokens=3 * 4 * 512, batch_size=4))
     # The card measures the standard library's held-out text; a short one is enough here.
-    text, short = presets.sample_text, ["held_out = compute(value)\n" * 900]
+    text, short = cards.sample_text, ["held_out = compute(value)\n" * 900]
     monkeypatch.setattr(
-        presets,
+        cards,
         "sample_text",
         lambda model, **options: text(model, source=short, **options | {"n_sequences": 8}),
     )
@@ -383,7 +383,7 @@ def test_a_preset_trains_from_source_alone_and_continues(tiny, source, tmp_path)
     assert card["training_tokens"] == 6144
     assert card["parameters"] == 2 * 300 * 8 + 4 * 64 + 4 * 8
     assert card["icl_low"] <= card["icl_score"] <= card["icl_high"]
-    tokens = presets.sample_text(loaded, seq_len=512).tokens
+    tokens = cards.sample_text(loaded, seq_len=512).tokens
     log_probs = loaded(tokens).log_softmax(-1)
     late = -log_probs[:, 489:510].gather(-1, tokens[:, 490:511, None]).mean()
     cut = torch.cat([tokens[:, :1], tokens[:, 451:511]], dim=1)  # position 500 is at 50 there

@@ -360,8 +360,7 @@ def loss(row: Row | None) -> str:
     """A mean loss in nats with its interval."""
     if row is None:
         return NOTHING
-    text = f"{row['loss']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
-    return text.replace("-", "−")
+    return shown(Estimate(row["loss"], row["low"], row["high"]), signed=False)
 
 
 def window(change: PhaseChange) -> str:
@@ -384,9 +383,7 @@ def tokens(row: Row, name: str) -> str:
 
 def ratio(mark: Estimate | None) -> str:
     """A ratio with its interval."""
-    if mark is None:
-        return NOTHING
-    return f"{mark.value:.2f} [{mark.low:.2f}, {mark.high:.2f}]"
+    return NOTHING if mark is None else shown(mark, signed=False)
 
 
 def share(row: Row) -> str:
